@@ -1,0 +1,94 @@
+"""The schema of trackwatch's state, one step after the other: append only, never edit a step that was released.
+
+Each step runs inside one transaction together with the record that it ran (`trackwatch/store.py` opens it with BEGIN
+IMMEDIATE), so a step is either whole or absent. What a row must satisfy is written as a CHECK or a trigger: a wrong row
+cannot be stored.
+
+Inside a step use `db.executescript`: sqlite-utils' own keeps the transaction, the raw connection's commits it.
+"""
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("trackwatch")
+
+
+@migrations()
+def m0001_initial(db: Database) -> None:
+    """Roots, the catalogue of confirmed files, their problems, and the outbox.
+
+    Paths are bytes, because names are. A subtree is the range `path >= dir || '/' AND path < dir || '0'`.
+    Times end in their unit; `_us` is microseconds since 1970 UTC.
+    """
+    db.executescript("""
+CREATE TABLE setting(
+  name TEXT PRIMARY KEY,
+  value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+-- A root keeps its id while its files are known, whatever is mounted there today.
+CREATE TABLE root(
+  id INTEGER PRIMARY KEY,
+  path BLOB NOT NULL UNIQUE CHECK(length(path) > 0),
+  swept_us INTEGER) STRICT;
+
+-- What was last confirmed, and told, about each file. `path` is relative to its root.
+CREATE TABLE catalogue(
+  id INTEGER PRIMARY KEY,
+  root_id INTEGER NOT NULL REFERENCES root(id),
+  path BLOB NOT NULL CHECK(length(path) > 0),
+  dev INTEGER NOT NULL,
+  inode INTEGER NOT NULL,
+  size_bytes INTEGER NOT NULL CHECK(size_bytes >= 0),
+  mtime_ns INTEGER NOT NULL,
+  ctime_ns INTEGER NOT NULL,
+  btime_ns INTEGER,
+  sha256 BLOB NOT NULL CHECK(length(sha256) = 32),
+  xxh128 BLOB NOT NULL CHECK(length(xxh128) = 16),
+  last_seq INTEGER NOT NULL,
+  UNIQUE(root_id, path)) STRICT;
+CREATE INDEX catalogue_inode ON catalogue(inode);
+CREATE INDEX catalogue_sha256 ON catalogue(sha256);
+
+-- Apart from the catalogue, so that comparing a million signatures does not read a million tag sets.
+CREATE TABLE catalogue_metadata(
+  file_id INTEGER PRIMARY KEY REFERENCES catalogue(id) ON DELETE CASCADE,
+  metadata TEXT,
+  metadata_error TEXT,
+  CHECK(metadata IS NOT NULL OR metadata_error IS NOT NULL)) STRICT;
+CREATE INDEX catalogue_metadata_error ON catalogue_metadata(file_id) WHERE metadata_error IS NOT NULL;
+
+-- Files that could not be described at all.
+CREATE TABLE problem(
+  root_id INTEGER NOT NULL REFERENCES root(id),
+  path BLOB NOT NULL,
+  reason TEXT NOT NULL,
+  since_us INTEGER NOT NULL,
+  PRIMARY KEY(root_id, path)) STRICT, WITHOUT ROWID;
+
+-- The event log. AUTOINCREMENT: a plain rowid would be used again after pruning, and `seq` is a promise to consumers.
+CREATE TABLE outbox(
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  event_id BLOB NOT NULL UNIQUE CHECK(length(event_id) = 16),
+  event_type TEXT NOT NULL CHECK(event_type IN ('created', 'modified', 'deleted', 'moved', 'renamed')),
+  path BLOB NOT NULL,
+  created_us INTEGER NOT NULL,
+  payload BLOB NOT NULL CHECK(length(payload) > 0)) STRICT;
+
+-- What is still to be sent. A narrow table beside an immutable log costs less write-ahead log than state columns in it.
+-- `generation` grows when a row is replayed: a confirm that belongs to an earlier sending then no longer fits.
+CREATE TABLE outbox_pending(
+  seq INTEGER PRIMARY KEY REFERENCES outbox(seq),
+  generation INTEGER NOT NULL DEFAULT 0,
+  parked INTEGER NOT NULL DEFAULT 0 CHECK(parked IN (0, 1)),
+  attempts INTEGER NOT NULL DEFAULT 0,
+  last_error TEXT,
+  CHECK(parked = 0 OR last_error IS NOT NULL)) STRICT;
+CREATE INDEX outbox_parked ON outbox_pending(seq) WHERE parked = 1;
+
+CREATE TRIGGER outbox_enqueue AFTER INSERT ON outbox
+  BEGIN INSERT INTO outbox_pending(seq) VALUES (new.seq); END;
+CREATE TRIGGER outbox_immutable BEFORE UPDATE ON outbox
+  BEGIN SELECT RAISE(ABORT, 'outbox rows are immutable'); END;
+CREATE TRIGGER outbox_no_early_prune BEFORE DELETE ON outbox
+  WHEN EXISTS (SELECT 1 FROM outbox_pending WHERE seq = old.seq)
+  BEGIN SELECT RAISE(ABORT, 'event not published'); END;
+""")
