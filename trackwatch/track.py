@@ -13,7 +13,19 @@ AUDIO_SUFFIXES = (
     "flac", "wav", "wave", "mp3", "ogg", "oga", "aac", "opus", "m4a", "m4b", "m4p", "m4v", "m4r", "mp4", "wma",
 )  # fmt: skip
 
+_SUFFIXES = frozenset(suffix.encode() for suffix in AUDIO_SUFFIXES)
+
 TagValue = str | int | bool
+
+
+def suffix_of(path: bytes) -> bytes:
+    """Return what follows the last dot of a file's name, in lower case; empty if there is none."""
+    return os.path.splitext(path)[1][1:].lower()
+
+
+def is_audio(path: bytes) -> bool:
+    """Whether a file is described by tags as well as by hashes: decided by its name alone."""
+    return suffix_of(path) in _SUFFIXES
 
 
 class Location(NamedTuple):

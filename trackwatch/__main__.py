@@ -1,0 +1,5 @@
+"""`python -m trackwatch` is the same as `trackwatch`."""
+
+from trackwatch.cli import main
+
+main()

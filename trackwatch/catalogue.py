@@ -1,0 +1,273 @@
+"""SQL of the catalogue: what was last confirmed, and told to others, about each file.
+
+Functions over a connection that the store hands out; nothing here begins or ends a transaction, and nothing decides.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trackwatch.track import Location, Root, Signature
+
+# Long enough to amortise a query, short enough that a reader never holds back the write-ahead log.
+CHUNK_ROWS = 2000
+# An inode or a hash that this many files share is a farm of links or of copies; the first few candidates tell enough.
+CANDIDATES_MAX = 16
+
+_SIGNATURE = "dev, inode, size_bytes, mtime_ns, ctime_ns, btime_ns"
+_COLUMNS = f"id, root_id, path, {_SIGNATURE}, sha256, xxh128, last_seq"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One catalogued file."""
+
+    id: int
+    location: Location
+    signature: Signature
+    sha256: bytes
+    xxh128: bytes
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What is known of a file's tags; `metadata` is in the structured form of the contract."""
+
+    metadata: Mapping[str, Any] | None = None
+    error: str | None = None
+
+
+def wrapped(number: int) -> int:
+    """Return an unsigned 64-bit number (inode, device) as the signed one that SQLite can store."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _unwrapped(number: int) -> int:
+    return number + (1 << 64) if number < 0 else number
+
+
+def _signature_row(signature: Signature) -> tuple[int | None, ...]:
+    return (
+        wrapped(signature.dev),
+        wrapped(signature.inode),
+        signature.size_bytes,
+        signature.mtime_ns,
+        signature.ctime_ns,
+        signature.btime_ns,
+    )
+
+
+def _signature(row: tuple[Any, ...]) -> Signature:
+    dev, inode, size_bytes, mtime_ns, ctime_ns, btime_ns = row
+    return Signature(_unwrapped(dev), _unwrapped(inode), size_bytes, mtime_ns, ctime_ns, btime_ns)
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry(row[0], Location(row[1], row[2]), _signature(row[3:9]), row[9], row[10], row[11])
+
+
+def find(conn: sqlite3.Connection, location: Location) -> Entry | None:
+    """Return the file known at a location."""
+    row = conn.execute(f"SELECT {_COLUMNS} FROM catalogue WHERE root_id = ? AND path = ?", location).fetchone()
+    return _entry(row) if row else None
+
+
+def find_inode(conn: sqlite3.Connection, inode: int) -> list[Entry]:
+    """Return the files known under an inode number, on any device."""
+    sql = f"SELECT {_COLUMNS} FROM catalogue WHERE inode = ? LIMIT {CANDIDATES_MAX}"
+    return [_entry(row) for row in conn.execute(sql, (wrapped(inode),))]
+
+
+def find_content(conn: sqlite3.Connection, sha256: bytes, size_bytes: int) -> list[Entry]:
+    """Return the files known to have this content."""
+    sql = f"SELECT {_COLUMNS} FROM catalogue WHERE sha256 = ? AND size_bytes = ? LIMIT {CANDIDATES_MAX}"
+    return [_entry(row) for row in conn.execute(sql, (sha256, size_bytes))]
+
+
+def find_below(conn: sqlite3.Connection, directory: Location) -> list[bytes]:
+    """Return the paths known below a directory, in byte order; an empty path means the whole root."""
+    if not directory.path:
+        return [
+            path
+            for (path,) in conn.execute(
+                "SELECT path FROM catalogue WHERE root_id = ? ORDER BY path", (directory.root_id,)
+            )
+        ]
+    # '/' + 1 is '0': the half-open range holds what begins with "directory/" and nothing else.
+    sql = "SELECT path FROM catalogue WHERE root_id = ? AND path >= ? AND path < ? ORDER BY path"
+    return [path for (path,) in conn.execute(sql, (directory.root_id, directory.path + b"/", directory.path + b"0"))]
+
+
+def any_below(conn: sqlite3.Connection, directory: Location) -> bool:
+    """Whether any file is known below a directory."""
+    sql = "SELECT 1 FROM catalogue WHERE root_id = ? AND path >= ? AND path < ? LIMIT 1"
+    return conn.execute(sql, (directory.root_id, directory.path + b"/", directory.path + b"0")).fetchone() is not None
+
+
+def signatures(conn: sqlite3.Connection, directory: Location) -> Iterator[tuple[bytes, Signature]]:
+    """Yield the files below a directory (an empty path: the whole root) in byte order of their paths.
+
+    Each chunk is a read transaction of its own: rows written behind the cursor's back are seen from the next chunk on,
+    and nothing holds up a checkpoint.
+    """
+    after = directory.path + b"/" if directory.path else b""
+    until = directory.path + b"0" if directory.path else None
+    sql = f"SELECT path, {_SIGNATURE} FROM catalogue WHERE root_id = ? AND path > ?" + (
+        f" ORDER BY path LIMIT {CHUNK_ROWS}" if until is None else f" AND path < ? ORDER BY path LIMIT {CHUNK_ROWS}"
+    )
+    while True:
+        bounds = (directory.root_id, after) if until is None else (directory.root_id, after, until)
+        rows = conn.execute(sql, bounds).fetchall()
+        for row in rows:
+            yield row[0], _signature(row[1:])
+        if len(rows) < CHUNK_ROWS:
+            return
+        after = rows[-1][0]
+
+
+def describe(conn: sqlite3.Connection, file_id: int) -> Description:
+    """Return what is known of a file's tags; empty for a file that has none."""
+    sql = "SELECT metadata, metadata_error FROM catalogue_metadata WHERE file_id = ?"
+    row = conn.execute(sql, (file_id,)).fetchone()
+    if row is None:
+        return Description()
+    return Description(None if row[0] is None else json.loads(row[0]), row[1])
+
+
+def put(conn: sqlite3.Connection, entry: Entry, description: Description | None) -> int:
+    """Insert the file, or replace what is known at its location, and return its id (`entry.id` is ignored).
+
+    A description of None leaves the known one alone.
+    """
+    cursor = conn.execute(
+        f"INSERT INTO catalogue(root_id, path, {_SIGNATURE}, sha256, xxh128, last_seq)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT(root_id, path) DO UPDATE SET dev = excluded.dev, inode = excluded.inode,"
+        " size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
+        " btime_ns = excluded.btime_ns, sha256 = excluded.sha256, xxh128 = excluded.xxh128,"
+        " last_seq = excluded.last_seq RETURNING id",
+        (*entry.location, *_signature_row(entry.signature), entry.sha256, entry.xxh128, entry.last_seq),
+    )
+    file_id: int = cursor.fetchone()[0]
+    if description is not None:
+        _describe_as(conn, file_id, description)
+    return file_id
+
+
+def _describe_as(conn: sqlite3.Connection, file_id: int, description: Description) -> None:
+    if description == Description():
+        conn.execute("DELETE FROM catalogue_metadata WHERE file_id = ?", (file_id,))
+        return
+    text = None if description.metadata is None else json.dumps(description.metadata, ensure_ascii=False)
+    conn.execute(
+        "INSERT INTO catalogue_metadata(file_id, metadata, metadata_error) VALUES (?, ?, ?)"
+        " ON CONFLICT(file_id) DO UPDATE SET metadata = excluded.metadata, metadata_error = excluded.metadata_error",
+        (file_id, text, description.error),
+    )
+
+
+def relocate(conn: sqlite3.Connection, file_id: int, to: Location, signature: Signature, last_seq: int) -> None:
+    """Put a known file at another location, where none is known."""
+    conn.execute(
+        "UPDATE catalogue SET root_id = ?, path = ?, dev = ?, inode = ?, size_bytes = ?, mtime_ns = ?, ctime_ns = ?,"
+        " btime_ns = ?, last_seq = ? WHERE id = ?",
+        (*to, *_signature_row(signature), last_seq, file_id),
+    )
+
+
+def remove(conn: sqlite3.Connection, file_id: int) -> None:
+    """Forget a file."""
+    conn.execute("DELETE FROM catalogue WHERE id = ?", (file_id,))
+
+
+def renumber_device(conn: sqlite3.Connection, root_id: int, old_dev: int, new_dev: int) -> None:
+    """Note that a root's files are now seen under another device number (after a reboot or a remount)."""
+    conn.execute(
+        "UPDATE catalogue SET dev = ? WHERE root_id = ? AND dev = ?", (wrapped(new_dev), root_id, wrapped(old_dev))
+    )
+
+
+def set_problem(conn: sqlite3.Connection, location: Location, reason: str, now_us: int) -> None:
+    """Note why a file cannot be described; the time of the first failure stays."""
+    conn.execute(
+        "INSERT INTO problem(root_id, path, reason, since_us) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT(root_id, path) DO UPDATE SET reason = excluded.reason WHERE reason <> excluded.reason",
+        (*location, reason, now_us),
+    )
+
+
+def clear_problem(conn: sqlite3.Connection, location: Location) -> None:
+    """Forget the problem of a file that was described or has gone."""
+    conn.execute("DELETE FROM problem WHERE root_id = ? AND path = ?", location)
+
+
+def problem_paths(conn: sqlite3.Connection, root_id: int) -> list[bytes]:
+    """Return the paths of a root that could not be described."""
+    return [path for (path,) in conn.execute("SELECT path FROM problem WHERE root_id = ? ORDER BY path", (root_id,))]
+
+
+def count_problems(conn: sqlite3.Connection) -> int:
+    """Return how many files could not be described, or only without their metadata."""
+    count: int = conn.execute(
+        "SELECT (SELECT count(*) FROM problem)"
+        " + (SELECT count(*) FROM catalogue_metadata WHERE metadata_error IS NOT NULL)"
+    ).fetchone()[0]
+    return count
+
+
+def list_problems(conn: sqlite3.Connection, limit: int) -> list[tuple[bytes, str]]:
+    """Return the absolute paths and reasons of some problems, those of undescribed files first."""
+    undescribed = conn.execute(
+        "SELECT root.path, problem.path, reason FROM problem JOIN root ON root.id = root_id"
+        " ORDER BY since_us DESC LIMIT ?",
+        (limit,),
+    ).fetchall()
+    without_metadata = conn.execute(
+        "SELECT root.path, catalogue.path, 'no metadata (' || metadata_error || ')' FROM catalogue_metadata"
+        " JOIN catalogue ON catalogue.id = file_id JOIN root ON root.id = root_id"
+        " WHERE metadata_error IS NOT NULL ORDER BY file_id DESC LIMIT ?",
+        (limit - len(undescribed),),
+    ).fetchall()
+    return [(os.path.join(root, path), reason) for root, path, reason in undescribed + without_metadata]
+
+
+def roots(conn: sqlite3.Connection) -> list[Root]:
+    """Return every root that ever was configured and still has an entry."""
+    return [Root(*row) for row in conn.execute("SELECT id, path FROM root ORDER BY id")]
+
+
+def claim_roots(conn: sqlite3.Connection, paths: Iterable[bytes]) -> list[Root]:
+    """Return the roots with these paths, giving an id to those that are new."""
+    claimed = []
+    for path in paths:
+        conn.execute("INSERT INTO root(path) VALUES (?) ON CONFLICT(path) DO NOTHING", (path,))
+        claimed.append(Root(*conn.execute("SELECT id, path FROM root WHERE path = ?", (path,)).fetchone()))
+    return claimed
+
+
+def set_swept(conn: sqlite3.Connection, root_id: int, at_us: int) -> None:
+    """Note when a whole root was last swept to its end."""
+    conn.execute("UPDATE root SET swept_us = ? WHERE id = ?", (at_us, root_id))
+
+
+@dataclass(frozen=True, slots=True)
+class RootTotals:
+    """What the catalogue knows of one root."""
+
+    root: Root
+    files: int
+    size_bytes: int
+    swept_us: int | None
+
+
+def totals(conn: sqlite3.Connection) -> list[RootTotals]:
+    """Return the totals of each root."""
+    sql = (
+        "SELECT root.id, root.path, swept_us, count(catalogue.id), coalesce(sum(size_bytes), 0)"
+        " FROM root LEFT JOIN catalogue ON root_id = root.id GROUP BY root.id ORDER BY root.id"
+    )
+    return [RootTotals(Root(row[0], row[1]), row[3], row[4], row[2]) for row in conn.execute(sql)]

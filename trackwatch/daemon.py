@@ -1,0 +1,304 @@
+"""The daemon: all wiring on one screen, and the order in which everything stops.
+
+    store open
+    └─ delivery nursery      writer · signals · publisher · snapshot
+       └─ intake nursery     workers
+          └─ taking nursery  reconcile (watch, sweeps) · progress
+
+The first signal ends the intake (files in hand are finished), then the publisher drains, then the store closes. A
+second signal cancels everything. What was not sent stays pending, under its old id.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import structlog
+import trio
+
+from trackwatch import __version__, catalogue, outbox
+from trackwatch.amqp import Broker, open_amqp
+from trackwatch.errors import ConfigError, ExitCode, RootUnavailable
+from trackwatch.event import displayed, rfc3339
+from trackwatch.jsonl import open_json_lines
+from trackwatch.publisher import BrokerWord, Publisher, Sink
+from trackwatch.reconcile import Job, Reconcile
+from trackwatch.settings import AmqpTarget, JsonLinesTarget, Settings
+from trackwatch.settle import DirtySet
+from trackwatch.status import shown_path, write_snapshot
+from trackwatch.store import Store, open_store
+from trackwatch.sweep import Wanted, check_root
+from trackwatch.sweeper import RootState, RootWord
+from trackwatch.workers import Workers, WorkerStatistics
+
+# Files in hand are finished within this, or left: the next sweep finds them.
+INTAKE_GRACE_S = 5.0
+# Pending events are sent within this, or left pending; a broker that is away is not waited for.
+DRAIN_GRACE_S, DRAIN_SILENT_S = 10.0, 2.0
+SNAPSHOT_S = 1.0
+PROGRESS_S = 0.2
+
+log = structlog.get_logger()
+
+
+class Progress:
+    """How far the import is; what the face of the daemon (a terminal's bar, a log line) is given now and then."""
+
+    def __init__(self, files: int, files_total: int, size_bytes: int, *, done: bool = False) -> None:
+        self.files = files
+        self.files_total = files_total
+        self.size_bytes = size_bytes
+        self.done = done
+
+
+async def run(settings: Settings, *, once: bool = False, show: Callable[[Progress], None] = lambda _: None) -> ExitCode:
+    """Run the daemon until it is told to stop; with `once`, until everything is imported and delivered.
+
+    Raises:
+        StoreError: the state cannot be used.
+        ConfigError: a root can never be watched.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # or else a lease that is broken would end the process
+    await trio.to_thread.run_sync(_check_roots, settings, once)
+    async with open_store(settings.state_dir, instance_id=settings.instance_id, form=settings.metadata) as store:
+        _greet(settings, store)
+        stop = trio.Event()
+        with store.open_reader() as reader, store.open_reader() as outbox_reader:
+            publisher = Publisher(store, outbox_reader, _sink_opener(settings, store), unroutable=settings.unroutable)
+            async with trio.open_nursery() as delivery:
+                await delivery.start(store.run)
+                await delivery.start(_receive_signals, stop, delivery.cancel_scope)
+                roots = await store.write(lambda ledger: ledger.claim_roots(settings.roots))
+                patterns = settings.patterns
+                send_jobs, receive_jobs = trio.open_memory_channel[Job](0)
+                reconcile = Reconcile(
+                    store,
+                    reader,
+                    roots,
+                    wanted=Wanted(patterns.wanted, patterns.descend),
+                    settle=DirtySet(quiet_s=settings.settle_s, ceiling_s=settings.settle_max_s),
+                    jobs=send_jobs,
+                    probes_max=settings.probe_processes,
+                    sweep_s=settings.sweep_s,
+                )
+                workers = Workers(
+                    store,
+                    trio.CapacityLimiter(settings.probe_processes),
+                    reconcile.place,
+                    reconcile.probed,
+                    reconcile.finished,
+                    WorkerStatistics(),
+                )
+                face = _Face(settings, store, reconcile, workers, publisher)
+                delivery.start_soon(_publish_until_closed, publisher, stop)
+                delivery.start_soon(face.keep_snapshot)
+                async with trio.open_nursery() as intake:
+                    for _ in range(settings.max_concurrent_files):
+                        intake.start_soon(workers.work, receive_jobs.clone())
+                    receive_jobs.close()
+                    async with trio.open_nursery() as taking:
+                        taking.start_soon(reconcile.run)
+                        taking.start_soon(face.announce, show)
+                        if once:
+                            taking.start_soon(_stop_when_idle, reconcile, stop)
+                        await stop.wait()
+                        face.state = "stopping"
+                        taking.cancel_scope.cancel()
+                    intake.cancel_scope.deadline = trio.current_time() + INTAKE_GRACE_S
+                await face.stopping(once)
+                await _drain(publisher, patient=once)
+                await face.stopped()
+                delivery.cancel_scope.cancel()
+        unavailable = [state for state in reconcile.roots if state.word is RootWord.UNAVAILABLE]
+        return ExitCode.DEFECT if once and unavailable else ExitCode.OK
+
+
+def _check_roots(settings: Settings, once: bool) -> None:
+    """Refuse roots that waiting cannot mend; one that is missing may be a volume that comes up later."""
+    problems = []
+    for root in settings.roots:
+        try:
+            check_root(root)
+        except RootUnavailable as error:
+            missing = not os.path.lexists(root)
+            if once or not missing:
+                problems.append(f"cannot watch {error}")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _sink_opener(settings: Settings, store: Store) -> Callable[[], AbstractAsyncContextManager[Sink]]:
+    match settings.sink:
+        case AmqpTarget() as target:
+            broker = Broker(
+                target.url, target.exchange, target.heartbeat_s, target.ca_file, target.cert_file, target.key_file
+            )
+            return lambda: open_amqp(broker, instance_id=store.instance_id)
+        case JsonLinesTarget(path):
+            return lambda: open_json_lines(1 if path is None else path)
+
+
+async def _receive_signals(
+    stop: trio.Event, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        task_status.started()
+        async for _ in received:
+            if stop.is_set():
+                everything.cancel()
+            stop.set()
+
+
+async def _publish_until_closed(publisher: Publisher, stop: trio.Event) -> None:
+    await publisher.run()
+    stop.set()  # whoever read our output has gone: nothing is left to be done
+
+
+async def _stop_when_idle(reconcile: Reconcile, stop: trio.Event) -> None:
+    await reconcile.wait_idle()
+    stop.set()
+
+
+async def _drain(publisher: Publisher, *, patient: bool) -> None:
+    """Wait until the outbox is empty; not for long, unless that is what we were started for."""
+    if publisher.state.word is BrokerWord.CLOSED:
+        return
+    with trio.move_on_after(float("inf") if patient else DRAIN_GRACE_S) as grace:
+        if not patient and publisher.state.word is not BrokerWord.CONNECTED:
+            grace.deadline = trio.current_time() + DRAIN_SILENT_S
+        await publisher.wait_empty()
+
+
+def _greet(settings: Settings, store: Store) -> None:
+    for warning in settings.warnings:
+        log.warning("setting", words=warning, problem=warning)
+    state = shown_path(os.fsencode(settings.state_dir))
+    log.info(
+        "trackwatch",
+        version=__version__,
+        instance=store.instance_id,
+        state=str(settings.state_dir),
+        words=f"{__version__} · instance {store.instance_id} · state {state}",
+    )
+    target = settings.sink
+    standard_output = isinstance(target, JsonLinesTarget) and target.path is None
+    hint = "none configured: events go to standard output (set RABBITMQ_URL to publish)"
+    log.info("broker", target=target.display, words=hint if standard_output else target.display)
+
+
+class _Face:
+    """What others see of the running daemon: the snapshot, the words, the progress."""
+
+    def __init__(
+        self, settings: Settings, store: Store, reconcile: Reconcile, workers: Workers, publisher: Publisher
+    ) -> None:
+        self.state = "importing"
+        self._settings = settings
+        self._store = store
+        self._reconcile = reconcile
+        self._workers = workers
+        self._publisher = publisher
+        self._started_us = store.now_us()
+
+    async def keep_snapshot(self) -> None:
+        """Write the snapshot each second, until cancelled."""
+        while True:
+            await self.write_snapshot()
+            await trio.sleep(SNAPSHOT_S)
+
+    async def write_snapshot(self) -> None:
+        """Write what is true now."""
+        try:
+            await trio.to_thread.run_sync(write_snapshot, self._settings.state_dir, self._snapshot())
+        except OSError as error:
+            # Only people's view of the daemon suffers; the store says for itself when it cannot write.
+            log.warning("snapshot not written", reason=(error.strerror or str(error)).lower())
+
+    def _snapshot(self) -> dict[str, Any]:
+        broker, store = self._publisher.state, self._store.statistics
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "instance_id": self._store.instance_id,
+            "state": self.state,
+            "started_at": rfc3339(self._started_us),
+            "seen_at": rfc3339(self._store.now_us()),
+            "roots": [_root_json(root) for root in self._reconcile.roots],
+            "intake": {
+                **self._reconcile.statistics(),
+                "described": self._workers.statistics.files,
+                "described_bytes": self._workers.statistics.size_bytes,
+                "events": dict(self._store.appended),
+            },
+            "broker": {
+                "state": broker.word.value,
+                "reason": broker.reason,
+                "since": rfc3339(broker.since_us),
+                "target": self._settings.sink.display,
+                "published": broker.published,
+            },
+            "store": {"trouble": store.trouble, "commits": store.commits},
+        }
+
+    async def announce(self, show: Callable[[Progress], None]) -> None:
+        """Show the import's progress until all roots were swept; then say that we are watching."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._show_progress, show)
+            await self._reconcile.wait_swept()
+            nursery.cancel_scope.cancel()
+        show(self._progress(done=True))
+        with self._store.open_reader() as reader:
+            totals = await reader.read(catalogue.totals)
+            problems = await reader.read(catalogue.count_problems)
+        ours = {state.root.id for state in self._reconcile.roots}
+        files = sum(total.files for total in totals if total.root.id in ours)
+        self.state = "watching"
+        words = f"{files:,} files"
+        if problems:
+            words += f" · {problems:,} problems (trackwatch status shows them)"
+        await self.write_snapshot()
+        log.info("watching", files=files, problems=problems, words=words)
+
+    async def _show_progress(self, show: Callable[[Progress], None]) -> None:
+        while True:
+            show(self._progress())
+            await trio.sleep(PROGRESS_S)
+
+    def _progress(self, *, done: bool = False) -> Progress:
+        roots, waiting = self._reconcile.roots, self._reconcile.statistics()
+        total = sum(state.files_listed for state in roots)
+        met = sum(state.files for state in roots) - waiting["dirty"] - waiting["in_hand"]
+        return Progress(max(0, met), total, self._workers.statistics.size_bytes, done=done)
+
+    async def stopping(self, once: bool) -> None:
+        """Say what is left to be done."""
+        pending = await self._count_pending()
+        again = "" if once else " (again to stop at once)"
+        log.info("stopping", pending=pending, words=f"{pending:,} events to publish{again}")
+
+    async def stopped(self) -> None:
+        """Say what remains."""
+        pending = await self._count_pending()
+        self.state = "stopped"
+        await self.write_snapshot()
+        remains = f"{pending:,} events wait for the next start" if pending else "every event is published"
+        log.info("stopped", pending=pending, words=remains)
+
+    async def _count_pending(self) -> int:
+        with self._store.open_reader() as reader:
+            return (await reader.read(outbox.totals)).pending
+
+
+def _root_json(state: RootState) -> dict[str, Any]:
+    return {
+        "path": displayed(state.root.path),
+        "state": state.word.value,
+        "reason": state.reason,
+        "since": rfc3339(state.since_us),
+        "fstype": state.fstype,
+        "directories": state.directories,
+        "sweeping": state.is_sweeping,
+        "unwatched_directories": len(state.blind),
+    }

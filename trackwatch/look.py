@@ -1,0 +1,164 @@
+"""Looks at paths: what is there now, compared with what is known. Runs in a reader's thread, changes nothing.
+
+Every conclusion that something has gone is drawn here, and only when the root can be trusted: one that is missing, or
+unreadable, or empty although files are known in it, is a mount that fell off, and says nothing about its files.
+"""
+
+import errno
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import islice
+
+from trackwatch import catalogue
+from trackwatch.catalogue import Entry
+from trackwatch.correlate import Candidate, Holder, nearest, origin
+from trackwatch.errors import RootUnavailable
+from trackwatch.record import Linked, Moved
+from trackwatch.settle import Due
+from trackwatch.statx import birth_ns
+from trackwatch.sweep import Wanted, check_root
+from trackwatch.track import Location, Observation, Root, Signature, is_audio
+
+GONE = (errno.ENOENT, errno.ENOTDIR)
+
+
+class Kind(Enum):
+    """What a look at one path found."""
+
+    UNCHANGED = "unchanged"
+    CHANGED = "changed"  # its content has to be read
+    ELSEWHERE = "elsewhere"  # known from another place: moved or linked
+    GONE = "gone"
+    DIRECTORY = "directory"
+    LATER = "later"  # depends on a path that is in hand
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a look at one due path found; `gone` are known paths of the same root that are not there any more."""
+
+    due: Due
+    kind: Kind
+    change: Moved | Linked | None = None
+    gone: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lookout:
+    """Looks at the paths of some roots; `is_in_hand` tells whether a worker is busy with a location."""
+
+    roots: Mapping[int, Root]
+    wanted: Wanted
+    is_in_hand: Callable[[Location], bool]
+
+    def look_at_all(self, batch: Sequence[Due], conn: sqlite3.Connection) -> list[Sighting]:
+        """Look at each of some paths."""
+        return [self.look_at(due, conn) for due in batch]
+
+    def look_at(self, due: Due, conn: sqlite3.Connection) -> Sighting:
+        """Look at one path."""
+        location = due.location
+        path = self.roots[location.root_id].absolute(location.path)
+        if not location.path:
+            return Sighting(due, Kind.DIRECTORY)
+        try:
+            result = os.lstat(path)
+        except OSError as error:
+            if error.errno not in GONE:
+                return Sighting(due, Kind.UNCHANGED)  # nobody can tell now; the sweep of its directory says why
+            return Sighting(due, Kind.GONE, gone=self._known_at(location, conn))
+        known = catalogue.find(conn, location)
+        if stat.S_ISDIR(result.st_mode):
+            kind = Kind.DIRECTORY if self.wanted.directory(location.path) else Kind.UNCHANGED
+            return Sighting(due, kind, gone=(location.path,) if known else ())
+        if not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path):
+            return Sighting(due, Kind.GONE, gone=self._known_at(location, conn))
+        below = self._known_below(location, conn)  # it was a directory
+        seen = Signature.of(result)
+        if known is not None and known.signature.unchanged_since(seen):
+            return Sighting(due, Kind.UNCHANGED, gone=below)
+        if known is None or known.signature.inode != seen.inode:
+            kind, change = self._trace(location, path, seen, conn)
+            return Sighting(due, kind, change, below)
+        return Sighting(due, Kind.CHANGED, gone=below)
+
+    def content_origin(self, location: Location, seen: Observation, conn: sqlite3.Connection) -> Moved | None:
+        """Return the move from another file system that a newly described file is, if it is one."""
+        if catalogue.find(conn, location) is not None:
+            return None
+        left = [
+            entry.location
+            for entry in catalogue.find_content(conn, seen.sha256, seen.signature.size_bytes)
+            if self._can_become(entry, location)
+            and not self.is_in_hand(entry.location)
+            and self._holder(entry, conn) is Holder.OTHER
+        ]
+        return Moved(nearest(location, left), location, seen.signature, seen.sha256) if left else None
+
+    def still_gone(self, locations: Sequence[Location], conn: sqlite3.Connection) -> list[Location]:
+        """Return those of some locations where really no wanted file is, as far as can be concluded."""
+        return [location for location in locations if self._is_gone(location, conn)]
+
+    def may_conclude(self, root: Root, conn: sqlite3.Connection) -> bool:
+        """Whether something that is not found below a root may be called gone."""
+        try:
+            check_root(root.path)
+            with os.scandir(root.path) as entries:
+                if next(entries, None) is not None:
+                    return True
+        except (RootUnavailable, OSError):
+            return False
+        # The last file of a root can go like any other; several at once are a mount that fell off.
+        return len(list(islice(catalogue.signatures(conn, Location(root.id, b"")), 2))) < 2
+
+    def _is_gone(self, location: Location, conn: sqlite3.Connection) -> bool:
+        root = self.roots[location.root_id]
+        try:
+            result = os.lstat(root.absolute(location.path))
+        except OSError as error:
+            return error.errno in GONE and self.may_conclude(root, conn)
+        return not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path)
+
+    def _known_at(self, location: Location, conn: sqlite3.Connection) -> tuple[bytes, ...]:
+        if not self.may_conclude(self.roots[location.root_id], conn):
+            return ()
+        below = self._known_below(location, conn)
+        return (location.path, *below) if catalogue.find(conn, location) else below
+
+    def _known_below(self, location: Location, conn: sqlite3.Connection) -> tuple[bytes, ...]:
+        return tuple(catalogue.find_below(conn, location)) if catalogue.any_below(conn, location) else ()
+
+    def _trace(
+        self, location: Location, path: bytes, seen: Signature, conn: sqlite3.Connection
+    ) -> tuple[Kind, Moved | Linked | None]:
+        """Say where a file that appeared comes from."""
+        entries = [entry for entry in catalogue.find_inode(conn, seen.inode) if self._can_become(entry, location)]
+        if not entries:
+            return Kind.CHANGED, None
+        if any(self.is_in_hand(entry.location) for entry in entries):
+            return Kind.LATER, None
+        born = replace(seen, btime_ns=birth_ns(path))
+        found = origin(location, born, [Candidate(entry, self._holder(entry, conn)) for entry in entries])
+        if found is None:
+            return Kind.CHANGED, None
+        return Kind.ELSEWHERE, (Linked if found.is_link else Moved)(found.source, location, born)
+
+    def _can_become(self, entry: Entry, location: Location) -> bool:
+        # What is known of a file's tags depends on the kind of its name: audio, or anything else.
+        return entry.location != location and is_audio(entry.location.path) == is_audio(location.path)
+
+    def _holder(self, entry: Entry, conn: sqlite3.Connection) -> Holder:
+        """Say what is at a catalogued path now."""
+        root = self.roots.get(entry.location.root_id)
+        if root is None:
+            return Holder.UNKNOWN  # a root that is no longer configured: nobody looks there
+        try:
+            result = os.lstat(root.absolute(entry.location.path))
+        except OSError as error:
+            is_gone = error.errno in GONE and self.may_conclude(root, conn)
+            return Holder.OTHER if is_gone else Holder.UNKNOWN
+        return Holder.SAME if result.st_ino == entry.signature.inode else Holder.OTHER

@@ -1,0 +1,235 @@
+"""The publisher: moves events from the outbox to the sink in the order of their sequence, and marks what was confirmed.
+
+It opens the sink again whenever it is lost, after a delay; nothing it does or suffers stops the intake. An event leaves
+the outbox's pending rows only when the sink has confirmed it, or is set aside there, with its reason, for a person.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import NoReturn, Protocol
+
+import structlog
+import trio
+
+from trackwatch import outbox
+from trackwatch.backoff import Backoff
+from trackwatch.errors import BrokerRefused, BrokerUnavailable, SinkClosed
+from trackwatch.event import Outcome, Outgoing, Verdict
+from trackwatch.record import Ledger
+from trackwatch.settings import Unroutable
+from trackwatch.store import Reader, Store
+
+# Enough to keep the connection busy while confirms are on their way, little to send again when it breaks.
+BATCH_EVENTS = 200
+# Rows may become pending without a commit of ours: `trackwatch replay` writes beside the daemon.
+POLL_S = 1.0
+# How soon a broker's alarm shows in status.
+ALARM_LOOK_S = 0.25
+# Confirmed events are marked even while everything stops, if the store takes them within this.
+MARK_S = 3.0
+
+log = structlog.get_logger()
+
+
+class Sink(Protocol):
+    """What takes a batch of events and returns when it has confirmed them."""
+
+    async def publish(self, batch: Sequence[Outgoing], outcomes: dict[int, Outcome]) -> None:
+        """Send the batch in order; put sequence -> outcome into `outcomes` as each is known.
+
+        What has no outcome when it returns, raises or is cancelled is to be sent again.
+
+        Raises:
+            BrokerUnavailable, BrokerRefused, SinkClosed: the session is lost.
+        """
+        ...
+
+    async def wait_lost(self) -> NoReturn:
+        """Wait until the session is lost, then raise as `publish` does."""
+        ...
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the other side takes nothing for now, None if it does."""
+        ...
+
+
+class BrokerWord(StrEnum):
+    """The state of the sink in one word, the same in status, log, metrics and runbook."""
+
+    STARTING = "starting"
+    CONNECTED = "connected"
+    UNAVAILABLE = "unavailable"  # comes back by itself
+    REFUSED = "refused"  # a person must act
+    BLOCKED = "blocked"  # the broker's alarm
+    UNROUTABLE = "unroutable"  # nobody has bound a queue
+    REJECTED = "rejected"  # a queue is full
+    CLOSED = "closed"  # whoever read our output has gone
+
+
+@dataclass(slots=True)
+class BrokerState:
+    """How the sink stands; written by the publisher alone."""
+
+    since_us: int
+    word: BrokerWord = BrokerWord.STARTING
+    reason: str = ""
+    published: int = 0  # since the start of this process
+
+
+class Publisher:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        open_sink: Callable[[], AbstractAsyncContextManager[Sink]],
+        *,
+        unroutable: Unroutable = Unroutable.HOLD,
+    ) -> None:
+        self.state = BrokerState(store.now_us())
+        self._store = store
+        self._reader = reader
+        self._open_sink = open_sink
+        self._unroutable = unroutable
+        self._empty = trio.Event()
+        self._held = Backoff(base_s=0.5, cap_s=10)
+
+    async def run(self) -> None:
+        """Publish until cancelled; return when the sink has gone for good."""
+        away, refused = Backoff(base_s=0.2, cap_s=5), Backoff(base_s=5, cap_s=60)
+        while True:
+            try:
+                async with self._open_sink() as sink:
+                    self._say(BrokerWord.CONNECTED)
+                    away.reset()
+                    refused.reset()
+                    await self._keep_session(sink)
+            except BrokerUnavailable as error:
+                delay_s = away.next_s()
+                self._say(BrokerWord.UNAVAILABLE, str(error), retry_s=delay_s)
+            except BrokerRefused as error:
+                delay_s = refused.next_s()
+                self._say(BrokerWord.REFUSED, str(error), retry_s=delay_s)
+            except SinkClosed as error:
+                self._say(BrokerWord.CLOSED, str(error))
+                return
+            await trio.sleep(delay_s)
+
+    async def wait_empty(self) -> None:
+        """Wait until nothing is pending that was appended before this call."""
+        self._empty = trio.Event()
+        self._store.wake()
+        await self._empty.wait()
+
+    async def _keep_session(self, sink: Sink) -> None:
+        """Publish with one sink until it is lost, then raise what ended it."""
+        loss: BrokerUnavailable | BrokerRefused | SinkClosed | None = None
+
+        async def guarded(work: Callable[[Sink], object], scope: trio.CancelScope) -> None:
+            nonlocal loss
+            try:
+                await work(sink)  # type: ignore[misc]  # the three below, none of which returns
+            except (BrokerUnavailable, BrokerRefused, SinkClosed) as error:
+                # The first to notice decides; events without an outcome are pending, and are sent by the next session.
+                loss = loss or error
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for work in (Sink.wait_lost, self._watch_alarm, self._pump):
+                nursery.start_soon(guarded, work, nursery.cancel_scope)
+        if loss is not None:
+            raise loss
+
+    async def _watch_alarm(self, sink: Sink) -> NoReturn:
+        while True:
+            await trio.sleep(ALARM_LOOK_S)
+            if sink.blocked is not None:
+                self._say(BrokerWord.BLOCKED, f"{sink.blocked}; events wait here, none is lost")
+            elif self.state.word is BrokerWord.BLOCKED:
+                self._say(BrokerWord.CONNECTED)
+
+    async def _pump(self, sink: Sink) -> NoReturn:
+        limit = BATCH_EVENTS
+        while True:
+            committed = self._store.next_commit()
+            empty = self._empty
+            batch = await self._reader.read(partial(outbox.pending, limit=limit))
+            if not batch:
+                empty.set()
+                with trio.move_on_after(POLL_S):
+                    await committed.wait()
+                continue
+            held = await self._publish(sink, batch)
+            if held is None:
+                limit = BATCH_EVENTS
+                self._held.reset()
+                if self.state.word in (BrokerWord.UNROUTABLE, BrokerWord.REJECTED):
+                    self._say(BrokerWord.CONNECTED)
+            else:
+                # Later events must not overtake the one that is held: ask with that one alone until it goes.
+                limit = 1
+                self._say(*held)
+                await trio.sleep(self._held.next_s())
+
+    async def _publish(self, sink: Sink, batch: Sequence[Outgoing]) -> tuple[BrokerWord, str] | None:
+        """Send one batch and mark its outcomes; return why some of it must be held, if so."""
+        outcomes: dict[int, Outcome] = {}
+        try:
+            await sink.publish(batch, outcomes)
+        finally:
+            # Also when the session broke or everything stops: what was confirmed need not be sent again.
+            with trio.move_on_after(MARK_S, shield=True):
+                await self._mark(batch, outcomes)
+        for verdict, word in _HELD.items():
+            reasons = [outcome.reason for outcome in outcomes.values() if outcome.verdict is verdict]
+            if reasons and (verdict is Verdict.REJECTED or self._unroutable is Unroutable.HOLD):
+                return word, f"{reasons[0]}; {_REMEDIES[word]}"
+        return None
+
+    async def _mark(self, batch: Sequence[Outgoing], outcomes: dict[int, Outcome]) -> None:
+        confirmed: list[tuple[int, int]] = []
+        parked: list[tuple[int, int, str]] = []
+        for event in batch:
+            outcome = outcomes.get(event.sequence)
+            match outcome and outcome.verdict:
+                case Verdict.CONFIRMED:
+                    confirmed.append((event.sequence, event.generation))
+                case Verdict.UNROUTABLE if self._unroutable is Unroutable.DROP:
+                    confirmed.append((event.sequence, event.generation))
+                case Verdict.UNROUTABLE if self._unroutable is Unroutable.PARK:
+                    parked.append((event.sequence, event.generation, outcome.reason if outcome else ""))
+                case Verdict.UNSENDABLE:
+                    parked.append((event.sequence, event.generation, outcome.reason if outcome else ""))
+                    log.error("event parked", sequence=event.sequence, reason=outcome.reason if outcome else "")
+                case _:
+                    pass  # stays pending
+        if confirmed or parked:
+            await self._store.write(partial(_mark, confirmed, parked))
+            self.state.published += len(confirmed)
+
+    def _say(self, word: BrokerWord, reason: str = "", **fields: object) -> None:
+        changed = self.state.word is not word
+        if changed:
+            self.state.since_us = self._store.now_us()
+        self.state.word, self.state.reason = word, reason
+        if changed and word is not BrokerWord.CLOSED:
+            level = {BrokerWord.CONNECTED: log.info, BrokerWord.REFUSED: log.error}.get(word, log.warning)
+            level(f"broker {word}", **({"reason": reason} if reason else {}), **fields)
+
+
+_HELD = {Verdict.UNROUTABLE: BrokerWord.UNROUTABLE, Verdict.REJECTED: BrokerWord.REJECTED}
+_REMEDIES = {
+    BrokerWord.UNROUTABLE: "bind one, or set TRACKWATCH_UNROUTABLE to park or drop",
+    BrokerWord.REJECTED: "make its consumers keep up, or raise its limit",
+}
+
+
+def _mark(confirmed: Sequence[tuple[int, int]], parked: Sequence[tuple[int, int, str]], ledger: Ledger) -> None:
+    outbox.confirm(ledger.conn, confirmed)
+    for sequence, generation, reason in parked:
+        outbox.park(ledger.conn, sequence, generation, reason)

@@ -1,0 +1,281 @@
+"""Brings the catalogue and the disk together: settles hints, looks at paths at rest, decides what is done about each.
+
+What needs reading goes to the workers through the one bounded channel; moves, links and removals are recorded here,
+without reading a byte. A path that vanished is held for a grace: what appears elsewhere may be what it was.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, takewhile
+
+import structlog
+import trio
+
+from trackwatch import catalogue
+from trackwatch.look import Kind, Lookout, Sighting
+from trackwatch.record import Absent, Change, Ledger, Present
+from trackwatch.settle import DirtySet, Due, Rest
+from trackwatch.store import Reader, Store
+from trackwatch.sweep import Wanted
+from trackwatch.sweeper import Findings, RootState, Sweeper
+from trackwatch.track import Location, Observation, Root
+from trackwatch.watch import Watch
+
+# How long a vanished file may turn up elsewhere (a copy to another file system, then the removal).
+VANISH_GRACE_S = 2.0
+# Work that may explain a removal holds it back, but no longer than this.
+VANISH_MAX_S = 60.0
+# A removal that is held back is thought over this often.
+VANISH_LOOK_S = 0.05
+# Paths looked at in one hop to a thread.
+LOOK_MAX = 500
+# The first sweep may find files that are not at rest: this long they are waited for before all else is called done.
+SETTLE_PATIENCE_S = 5.0
+# A sweep of a root waits while this many of its findings are not taken: the rest is still on the disk.
+BULK_MAX = 1000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file to be described by a worker."""
+
+    due: Due
+    path: bytes  # absolute
+
+
+class Reconcile:
+    """See the module's docstring. `hint` may be called at any time from the event loop, and never blocks."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: Reader,
+        roots: Sequence[Root],
+        *,
+        wanted: Wanted,
+        settle: DirtySet,
+        jobs: trio.MemorySendChannel[Job],
+        probes_max: int,
+        sweep_s: float,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._roots = {root.id: root for root in roots}
+        self._settle = settle
+        self._jobs = jobs
+        self._probes_max = probes_max
+        self._probing = 0
+        self._had_files = False  # at the start: a first import has nothing to compare with
+        self._ready_live: deque[Job] = deque()
+        self._ready_bulk: deque[Job] = deque()
+        self._vanished: dict[Location, float] = {}  # when its grace ends; in that order
+        self._lookout = Lookout(self._roots, wanted, settle.is_in_hand)
+        self._watch = Watch(self.hint_path, lambda paths: self._sweeper.doubt(paths))
+        self._sweeper = Sweeper(
+            store,
+            roots,
+            wanted=wanted,
+            watch=self._watch,
+            may_conclude=self._lookout.may_conclude,
+            findings=Findings(self.hint, self._offer, self._drained, self._hold, lambda: self._work.set()),
+            sweep_s=sweep_s,
+        )
+        self._work = trio.Event()  # something for the dispatch loop to do
+        self._turn = trio.Event()  # the dispatch loop has gone round once more
+
+    @property
+    def roots(self) -> list[RootState]:
+        """The state of each root."""
+        return list(self._sweeper.states.values())
+
+    def hint_path(self, path: bytes) -> None:
+        """Note that something may have happened at an absolute path."""
+        for root in self._roots.values():
+            relative = root.relative(path)
+            if relative is not None:
+                self.hint(Location(root.id, relative))
+                return
+
+    def hint(self, location: Location) -> None:
+        """Note that something may have happened at a location."""
+        self._settle.hint(location, trio.current_time())
+        self._work.set()
+
+    def probed(self) -> None:
+        """Called by a worker that has read its file and has only to record it: another may begin to read."""
+        self._probing -= 1
+        self._work.set()
+
+    def finished(self, location: Location, rest: Rest) -> None:
+        """Called by a worker that is done with a file."""
+        self._settle.finished(location, rest, trio.current_time())
+        self._work.set()
+
+    async def place(self, location: Location, seen: Observation) -> Change:
+        """Say what a described file is: present at its place, or one that has vanished from another file system."""
+        if self._vanished or (self._sweeper.is_sweeping and self._had_files):
+            moved = await self._reader.read(partial(self._lookout.content_origin, location, seen))
+            if moved is not None:
+                return moved
+        return Present(location, seen)
+
+    async def wait_swept(self) -> None:
+        """Wait until every root was swept once, or is known to be unavailable, and what that found was recorded."""
+        while not all(state.is_swept or state.reason for state in self.roots):
+            await self._turn.wait()
+        swept_at = trio.current_time()
+        # A file that is still being written has its own time.
+        with trio.move_on_after(SETTLE_PATIENCE_S):
+            while self._settle.oldest_at() <= swept_at:
+                await self._turn.wait()
+
+    async def wait_idle(self) -> None:
+        """Wait until every root was swept, or is known to be unavailable, and no work is left."""
+        while not self._is_idle():
+            await self._turn.wait()
+
+    def statistics(self) -> dict[str, int]:
+        """Return how much work waits at each stage, and how much is watched."""
+        settle = self._settle.statistics()
+        return {
+            "dirty": settle.live + settle.bulk,
+            "in_hand": settle.in_hand,
+            "probing": self._probing,
+            "vanished": len(self._vanished),
+            "watched_directories": self._watch.statistics()["directories"],
+            "watch_instances": self._watch.statistics()["instances"],
+        }
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reconcile until cancelled, then close the channel to the workers."""
+        with self._jobs:
+            self._had_files = await self._reader.read(_has_files)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._watch.run)
+                nursery.start_soon(self._sweeper.run)
+                task_status.started()
+                await self._dispatch()
+
+    async def _dispatch(self) -> None:
+        while True:
+            self._work = trio.Event()
+            for root_id in self._settle.take_flooded():
+                log.warning("flooded with changes, sweeping instead", root=self._roots[root_id].path)
+                self._sweeper.ask(Location(root_id, b""))
+            await self._let_go()
+            due = self._settle.take_due(trio.current_time(), LOOK_MAX, bulk=not self._ready_bulk)
+            if due:
+                await self._act(await self._reader.read(partial(self._lookout.look_at_all, due)))
+            self._hand_out()
+            self._turn.set()
+            self._turn = trio.Event()
+            if not due:
+                with trio.move_on_at(self._next_moment()):
+                    await self._work.wait()
+
+    def _next_moment(self) -> float:
+        due_at = self._settle.next_due_at(bulk=not self._ready_bulk)
+        moments = [] if due_at is None else [due_at]
+        if self._vanished:
+            grace_ends_at = next(iter(self._vanished.values()))
+            moments.append(max(grace_ends_at, trio.current_time() + VANISH_LOOK_S))
+        return min(moments, default=float("inf"))
+
+    def _hand_out(self) -> None:
+        """Give ready files to idle workers: live ones at once, others while a probe can begin soon."""
+        for ready, probing_max in ((self._ready_live, float("inf")), (self._ready_bulk, self._probes_max + 2)):
+            while ready and self._probing < probing_max:
+                try:
+                    self._jobs.send_nowait(ready[0])
+                except trio.WouldBlock:
+                    return  # every worker has a file in hand; `finished` wakes us
+                ready.popleft()
+                self._probing += 1
+
+    async def _act(self, sightings: Iterable[Sighting]) -> None:
+        now = trio.current_time()
+        elsewhere: list[Sighting] = []
+        for seen in sightings:
+            location = seen.due.location
+            self._hold(Location(location.root_id, path) for path in seen.gone)
+            match seen.kind:
+                case Kind.CHANGED:
+                    job = Job(seen.due, self._roots[location.root_id].absolute(location.path))
+                    (self._ready_live if seen.due.is_live else self._ready_bulk).append(job)
+                    continue
+                case Kind.ELSEWHERE:
+                    elsewhere.append(seen)
+                    continue
+                case Kind.DIRECTORY:
+                    self._sweeper.ask(location)
+                case Kind.UNCHANGED | Kind.GONE | Kind.LATER:
+                    pass
+            self._settle.finished(location, Rest.LATER if seen.kind is Kind.LATER else Rest.DONE, now)
+        if elsewhere:
+            changes = [seen.change for seen in elsewhere if seen.change is not None]
+            fits = await self._store.write(partial(_record_all, changes))
+            for seen, fit in zip(elsewhere, fits, strict=True):
+                # What did not fit was overtaken by other news of its old path: look again.
+                self._settle.finished(seen.due.location, Rest.DONE if fit else Rest.LATER, trio.current_time())
+
+    # Vanished files
+
+    def _hold(self, locations: Iterable[Location]) -> None:
+        until = trio.current_time() + VANISH_GRACE_S
+        for location in locations:
+            self._vanished.setdefault(location, until)
+        self._work.set()
+
+    async def _let_go(self) -> None:
+        """Record the removal of what vanished and did not turn up elsewhere within its grace."""
+        now = trio.current_time()
+        ended = list(islice(takewhile(lambda item: item[1] <= now, self._vanished.items()), LOOK_MAX))
+        if not ended:
+            return
+        oldest_at = 0.0 if self._sweeper.has_subtrees else self._settle.oldest_at()
+        released = [
+            location
+            for location, until in ended
+            if (until - VANISH_GRACE_S < oldest_at or until + VANISH_MAX_S <= now)
+            and not self._settle.is_in_hand(location)
+        ]
+        if released:
+            gone = await self._reader.read(partial(self._lookout.still_gone, released))
+            await self._store.write(partial(_record_all, [Absent(location) for location in gone]))
+            for location in released:
+                del self._vanished[location]
+
+    # The sweeper's door
+
+    async def _offer(self, locations: Sequence[Location]) -> None:
+        self._settle.bulk(locations, trio.current_time())
+        self._work.set()
+        while self._settle.statistics().bulk >= BULK_MAX:
+            await self._turn.wait()
+
+    async def _drained(self) -> None:
+        self._work.set()
+        while (settle := self._settle.statistics()).bulk or settle.bulk_in_hand:
+            await self._turn.wait()
+
+    def _is_idle(self) -> bool:
+        settle = self._settle.statistics()
+        states = self._sweeper.states.values()
+        return (
+            all(not state.is_sweeping and (state.is_swept or state.reason) for state in states)
+            and not self._sweeper.has_subtrees
+            and not (settle.live or settle.bulk or settle.in_hand or self._vanished)
+        )
+
+
+def _has_files(conn: sqlite3.Connection) -> bool:
+    return any(total.files for total in catalogue.totals(conn))
+
+
+def _record_all(changes: Sequence[Change], ledger: Ledger) -> list[bool]:
+    return [ledger.record(change) for change in changes]

@@ -1,0 +1,210 @@
+"""Where a change to the catalogue becomes an event: both are written here, in one transaction, or neither is.
+
+`Ledger` is what the store's writer hands to every piece of work. It decides from the rows as they are in this very
+transaction, so the rules that consumers rely on (created before modified, nothing deleted that was not announced, no
+move from a path that was never told) hold whatever order the work arrives in, and work that is done twice says nothing
+twice.
+"""
+
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from trackwatch import catalogue, outbox
+from trackwatch.catalogue import Description, Entry
+from trackwatch.event import Content, Event, EventType, MetadataForm, metadata_json, new_event_id
+from trackwatch.track import Location, Observation, Root, Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A file was described: it is at this location, with this content."""
+
+    location: Location
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The file known at `old` is now at `new`, with the same content.
+
+    The evidence is the signature (the very same file), or, across file systems, the hash of what was read at `new`.
+    """
+
+    old: Location
+    new: Location
+    signature: Signature
+    sha256: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A file appeared at `new` that has the content of the file known at `source`: a hard link to it."""
+
+    source: Location
+    new: Location
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """There is no file at this location any more."""
+
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """There is a file at this location, and it cannot be described."""
+
+    location: Location
+    reason: str
+
+
+Change = Present | Moved | Linked | Absent | Unreadable
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The catalogue and the outbox as one thing; lives as long as the store, used by the writer's thread alone.
+
+    The writer sets `next_sequence` and `appended` again after a rollback.
+    """
+
+    conn: sqlite3.Connection
+    instance_id: str
+    form: MetadataForm
+    now_us: Callable[[], int]
+    roots: dict[int, Root] = field(default_factory=dict)
+    next_sequence: int = 1
+    appended: Counter[EventType] = field(default_factory=Counter)
+
+    def claim_roots(self, paths: tuple[bytes, ...]) -> list[Root]:
+        """Return the roots with these paths, each with the id that it keeps."""
+        claimed = catalogue.claim_roots(self.conn, paths)
+        self.roots = {root.id: root for root in catalogue.roots(self.conn)}
+        return claimed
+
+    def record(self, change: Change) -> bool:
+        """Record a change with its events; return False if it does not fit what is known (look at the path again)."""
+        match change:
+            case Present():
+                self._record_present(change)
+            case Moved():
+                return self._record_moved(change)
+            case Linked():
+                return self._record_linked(change)
+            case Absent():
+                self._record_absent(change.location)
+            case Unreadable():
+                catalogue.set_problem(self.conn, change.location, change.reason, self.now_us())
+        return True
+
+    def _record_present(self, change: Present) -> None:
+        seen = change.observation
+        metadata = None if seen.metadata is None else metadata_json(seen.metadata)
+        self._put(change.location, seen.signature, seen.sha256, seen.xxh128, Description(metadata, seen.metadata_error))
+
+    def _record_linked(self, change: Linked) -> bool:
+        source = catalogue.find(self.conn, change.source)
+        if source is None or not source.signature.same_file(change.signature):
+            return False
+        described = catalogue.describe(self.conn, source.id)
+        self._put(change.new, change.signature, source.sha256, source.xxh128, described)
+        return True
+
+    def _put(
+        self, location: Location, signature: Signature, sha256: bytes, xxh128: bytes, described: Description
+    ) -> None:
+        catalogue.clear_problem(self.conn, location)
+        known = catalogue.find(self.conn, location)
+        if known is not None and known.sha256 == sha256 and known.xxh128 == xxh128:
+            # Touched, copied over itself, or under another inode: true for us, no news for others.
+            same = Entry(0, location, signature, sha256, xxh128, known.last_seq)
+            catalogue.put(self.conn, same, described)
+            return
+        sequence = self._append(
+            EventType.CREATED if known is None else EventType.MODIFIED,
+            location,
+            content=Content(
+                sha256, xxh128, signature.size_bytes, signature.mtime_ns, described.metadata, described.error
+            ),
+            previous=None if known is None else _content(known),
+        )
+        catalogue.put(self.conn, Entry(0, location, signature, sha256, xxh128, sequence), described)
+
+    def _record_moved(self, change: Moved) -> bool:
+        known = catalogue.find(self.conn, change.old)
+        if known is None:
+            return False
+        if not (
+            known.signature.same_file(change.signature) if change.sha256 is None else known.sha256 == change.sha256
+        ):
+            return False
+        self._record_absent(change.new)  # what was there has been moved over
+        described = catalogue.describe(self.conn, known.id)
+        sequence = self._append(
+            _move_type(self._absolute(change.old), self._absolute(change.new)),
+            change.new,
+            old=change.old,
+            content=_content(known, change.signature.mtime_ns, described),
+        )
+        catalogue.relocate(self.conn, known.id, change.new, change.signature, sequence)
+        catalogue.clear_problem(self.conn, change.old)
+        catalogue.clear_problem(self.conn, change.new)
+        return True
+
+    def _record_absent(self, location: Location) -> None:
+        catalogue.clear_problem(self.conn, location)
+        known = catalogue.find(self.conn, location)
+        if known is not None:
+            self._append(EventType.DELETED, location, previous=_content(known))
+            catalogue.remove(self.conn, known.id)
+
+    def _append(
+        self,
+        kind: EventType,
+        location: Location,
+        *,
+        old: Location | None = None,
+        content: Content | None = None,
+        previous: Content | None = None,
+    ) -> int:
+        now_us = self.now_us()
+        event = Event(
+            event_id=new_event_id(now_us),
+            event_type=kind,
+            sequence=self.next_sequence,
+            at_us=now_us,
+            instance_id=self.instance_id,
+            root=self.roots[location.root_id].path,
+            relative_path=location.path,
+            old_path=None if old is None else self._absolute(old),
+            content=content,
+            previous=previous,
+        )
+        outbox.append(self.conn, event, self.form)
+        self.next_sequence += 1
+        self.appended[kind] += 1
+        return event.sequence
+
+    def _absolute(self, location: Location) -> bytes:
+        return self.roots[location.root_id].absolute(location.path)
+
+
+def _content(entry: Entry, mtime_ns: int | None = None, described: Description | None = None) -> Content:
+    described = described or Description()
+    return Content(
+        entry.sha256,
+        entry.xxh128,
+        entry.signature.size_bytes,
+        entry.signature.mtime_ns if mtime_ns is None else mtime_ns,
+        described.metadata,
+        described.error,
+    )
+
+
+def _move_type(old: bytes, new: bytes) -> EventType:
+    return EventType.RENAMED if os.path.dirname(old) == os.path.dirname(new) else EventType.MOVED

@@ -1,0 +1,708 @@
+"""Every setting: its name, default, meaning, and what it may be. Defaults < environment and secret files < flags.
+
+`load` reads them all at once and reports every problem, one line each, in the words of the user: the name as he wrote
+it, his value, and what would be right. Secrets never appear in a message or a repr. The rest of the program receives
+the values it uses, never this object; whether a root exists is not decided here, since one may be mounted later.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from enum import StrEnum
+from ipaddress import IPv6Address
+from itertools import permutations
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainValidator,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from trackwatch.errors import ConfigError
+from trackwatch.event import MetadataForm
+from trackwatch.patterns import AUDIO, DEFAULT_EXCLUDE, Patterns, problem_of
+
+PREFIX = "TRACKWATCH_"
+DEPRECATED_ROOT = "FILE_WATCHER_SCAN_PATH"
+
+# What the state folder holds; see store.py. If a pattern made us watch these, every event would cause the next one.
+_STATE_FILES = (b"trackwatch.db", b"trackwatch.db-wal", b"trackwatch.db-shm", b"lock")
+
+# An instance id travels in each message, and is read by people.
+_INSTANCE_ID_CHARS = 128
+# AMQP writes names of exchanges as short strings.
+_EXCHANGE_BYTES = 255
+# Longer values say no more in a message.
+_SHOWN_CHARS = 120
+
+# Kubernetes describes its services to every pod: one called rabbitmq as RABBITMQ_PORT=tcp://10.0.0.1:5672, which says
+# nothing about whether we are to use it; one called trackwatch with variables of these forms.
+_KUBERNETES_LINK = "tcp://"
+_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_[0-9]+_(TCP|UDP)(_\w+)?)?$")
+
+
+class _Problem(ValueError):
+    """A problem whose text is the whole line, not only what is wrong with the value of one variable."""
+
+
+class Unroutable(StrEnum):
+    """What to do with an event for which nobody has bound a queue."""
+
+    HOLD = "hold"  # wait, in order, and say so
+    PARK = "park"  # set it aside, and go on
+    DROP = "drop"  # forget it
+
+
+@dataclass(frozen=True, slots=True)
+class AmqpTarget:
+    """A broker to publish to. `url` holds the password; show people `display`."""
+
+    url: str = field(repr=False)
+    exchange: str = "file_events"
+    heartbeat_s: int = 10
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+    @property
+    def display(self) -> str:
+        """The address without the password."""
+        parts = urlsplit(self.url)
+        user = f"{parts.username}@" if parts.username else ""
+        return urlunsplit((parts.scheme, user + parts.netloc.rpartition("@")[2], parts.path or "/", "", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLinesTarget:
+    """A file that gets one line for each event; standard output when `path` is None."""
+
+    path: str | None = None
+
+    @property
+    def display(self) -> str:
+        """Where the lines go, in words."""
+        return "standard output" if self.path is None else self.path
+
+
+# ---- how values are read: each of these raises ValueError with what would have been right
+
+
+def _whole(low: int, high: int) -> BeforeValidator:
+    def parse(value: object) -> int:
+        text = str(value).strip()
+        # int() also takes "1_000" and other scripts' digits, which no other program would read the same way.
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"not a whole number from {low} to {high}")
+        return int(text)
+
+    return BeforeValidator(parse)
+
+
+def _number(low: float, high: float) -> BeforeValidator:
+    def parse(value: object) -> float:
+        text = str(value).strip()
+        if not re.fullmatch(r"[+-]?([0-9]{1,18}(\.[0-9]*)?|\.[0-9]+)", text) or not low <= float(text) <= high:
+            raise ValueError(f"not a number from {low:g} to {high:g}")
+        return float(text)
+
+    return BeforeValidator(parse)
+
+
+def _word(*words: str) -> BeforeValidator:
+    def parse(value: object) -> str:
+        word = str(value).strip().lower()
+        if word not in words:
+            raise ValueError(f"not one of {', '.join(words)}")
+        return word
+
+    return BeforeValidator(parse)
+
+
+def _port(value: object) -> int | None:
+    text = str(value).strip()
+    if text.startswith(_KUBERNETES_LINK):
+        return None
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError("not a whole number from 1 to 65535")
+    return int(text)
+
+
+def _host(value: object) -> str:
+    text = str(value).strip()
+    try:
+        return f"[{IPv6Address(text.strip('[]'))}]"
+    except ValueError:
+        pass
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise ValueError("not a host name (the port goes into RABBITMQ_PORT, a whole address into RABBITMQ_URL)")
+    return text
+
+
+def _http_address(value: object) -> tuple[str, int] | None:
+    text = str(value).strip()
+    if text.lower() in ("", "off"):
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError("not host:port, such as 127.0.0.1:8080, or off")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError("not host:port with a port from 1 to 65535, or off")
+    return host.strip("[]"), int(port)
+
+
+def _printable(text: str) -> bool:
+    # Also false for the surrogates that stand for bytes which are not UTF-8.
+    return text.isprintable() and bool(text.strip())
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8 text") from None
+    return text
+
+
+def _instance_id(value: object) -> str:
+    text = str(value)
+    if len(text) > _INSTANCE_ID_CHARS or not _printable(text):
+        raise ValueError(f"not 1 to {_INSTANCE_ID_CHARS} printable characters")
+    return text
+
+
+def _exchange(value: object) -> str:
+    text = str(value)
+    if not _printable(text) or len(text.encode()) > _EXCHANGE_BYTES:
+        raise ValueError(f"not 1 to {_EXCHANGE_BYTES} bytes of printable text")
+    return text
+
+
+def _amqp_url(value: str) -> str:
+    """Return a broker's address with user and password percent-encoded; the messages never hold any part of it."""
+    text = value.strip()
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(
+            "host or port cannot be read; in a password write / ? # % and @ percent-encoded (%2F %3F %23 %25 %40)"
+        ) from None
+    if parts.scheme not in ("amqp", "amqps") or not text.lower().startswith(f"{parts.scheme}://"):
+        raise ValueError("does not begin with amqp:// or amqps://")
+    if not parts.hostname:
+        raise ValueError("names no host")
+    if port == 0:
+        raise ValueError("port 0 cannot be connected to")
+    if parts.fragment or not _printable(text) or " " in text:
+        raise ValueError("holds a character that does not belong there; write it percent-encoded")
+    login, at, host = parts.netloc.rpartition("@")
+    user, colon, password = login.partition(":")
+    # aio-pika would log in as guest for an empty user name as well as for none.
+    login = _quoted(user) + colon + _quoted(password) if at else ""
+    return urlunsplit((parts.scheme, login + at + host, parts.path, parts.query, ""))
+
+
+def _quoted(text: str) -> str:
+    return quote(unquote(text), safe="")
+
+
+def _secret_url(value: object) -> SecretStr:
+    return SecretStr(_amqp_url(value.get_secret_value() if isinstance(value, SecretStr) else str(value)))
+
+
+def _readable(value: object) -> str:
+    path = os.path.abspath(str(value))
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({_reason(error)})") from None
+    return path
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _secret_in(value: object) -> SecretStr:
+    path = _readable(value)
+    with open(path, "rb") as file:
+        content = file.read(64 << 10)  # more than any password, less than a mistaken film
+    try:
+        # Editors and `echo` end a file with a newline; secrets do not.
+        secret = content.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError("does not hold UTF-8 text") from None
+    if not secret:
+        raise ValueError("is empty")
+    return SecretStr(secret)
+
+
+def _secret_url_in(value: object) -> SecretStr:
+    secret = _secret_in(value)
+    try:
+        return _secret_url(secret)
+    except ValueError as error:
+        raise ValueError(f"the address in it: {error}") from None
+
+
+_NO_ROOT = "no root to watch: name one (trackwatch run ~/Music) or set DATA_DIR"
+
+
+def _roots(value: object) -> tuple[bytes, ...]:
+    """Return absolute roots, each once. A string (the environment) holds several; a sequence (arguments) one each."""
+    if isinstance(value, str):
+        names = [os.path.expanduser(name) for name in value.split(":") if name]
+    else:
+        assert isinstance(value, Sequence)
+        names = list(value)
+    if not names:
+        raise _Problem(_NO_ROOT)
+    if "" in names:
+        raise _Problem("root '': an empty name is no directory (for the current one write .)")
+    roots = tuple(dict.fromkeys(os.path.abspath(os.fsencode(name)) for name in names))
+    for inner, outer in permutations(roots, 2):
+        if _below(inner, outer) is not None:
+            raise _Problem(
+                f"root {os.fsdecode(inner)!r} lies inside root {os.fsdecode(outer)!r}: name the outer one alone"
+                " (TRACKWATCH_INCLUDE and TRACKWATCH_EXCLUDE narrow it down)"
+            )
+    return roots
+
+
+def _below(path: bytes, root: bytes) -> bytes | None:
+    prefix = root.rstrip(b"/") + b"/"
+    return path[len(prefix) :] if path.startswith(prefix) else None
+
+
+def _state_dir(value: object) -> Path:
+    text = os.path.expanduser(str(value))
+    if not text:
+        # The XDG specification: what is not absolute is to be ignored.
+        xdg = os.environ.get("XDG_STATE_HOME", "")
+        text = os.path.join(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.local/state"), "trackwatch")
+        if not os.path.isabs(text):
+            raise ValueError("there is no home directory for the state; set TRACKWATCH_STATE_DIR")
+    return Path(os.path.abspath(text))
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    """Return patterns from lines or, in a single line, from between commas; `\\,` is a comma in a name.
+
+    `:` would be a comma's rival, but lines are how git has it, and names with commas are the ones that need lines.
+    """
+    text = str(value)
+    if "\n" in text:
+        found = text.splitlines()
+    else:
+        found = [part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
+    for pattern in found:
+        if problem := problem_of(pattern):
+            raise ValueError(f"{pattern!r} is {problem}")
+    return tuple(pattern for pattern in found if pattern.strip())
+
+
+def _target(value: object) -> AmqpTarget | JsonLinesTarget:
+    text = str(value)
+    if text == "-":
+        return JsonLinesTarget()
+    if re.match(r"amqps?:", text, re.IGNORECASE):
+        return AmqpTarget(_amqp_url(text))
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    path = text
+    if scheme and scheme[1].lower() == "file":
+        host, slash, rest = text[len(scheme[0]) :].partition("/")
+        if host not in ("", "localhost") or not slash:
+            raise ValueError("not a file of this machine; write file:///path")
+        path = slash + unquote(rest, errors="surrogateescape")
+    elif scheme:
+        raise ValueError(
+            f"{scheme[1]}:// is unknown; use amqp://, amqps://, file:///path, a path, or - (standard output)"
+        )
+    if not text or os.path.isdir(path):
+        raise ValueError("not a file; use amqp://, amqps://, file:///path, a path, or - (standard output)")
+    return JsonLinesTarget(os.path.abspath(path))
+
+
+def usable_cores() -> int:
+    """Return on how many cores this process may run."""
+    return len(os.sched_getaffinity(0))
+
+
+def _setting(
+    names: str | tuple[str, ...],
+    default: Any,
+    meaning: str,
+    *,
+    shown: str | None = None,
+    flag: str | None = None,
+) -> Any:
+    """Describe a field: its variables, default (a callable makes one) and how to show that, meaning, and flag."""
+    extra: dict[str, JsonValue] = {"shown": str(default) if shown is None else shown}
+    if flag:
+        extra["flag"] = flag
+    return Field(
+        **({"default_factory": default} if callable(default) else {"default": default}),
+        # What depends on other settings is checked for defaults too.
+        validate_default=default is not None and default is not ...,
+        validation_alias=AliasChoices(*([names] if isinstance(names, str) else names)),
+        description=meaning,
+        json_schema_extra=extra,
+    )
+
+
+_HOW_PATTERNS = "gitignore-style patterns, one a line or separated by commas (`\\,` for a comma in a name)"
+
+
+class Settings(BaseSettings):
+    """All settings, validated whole. `load` makes it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        case_sensitive=True,
+        # Compose files and Helm charts pass what nobody has set as an empty string.
+        env_ignore_empty=True,
+        # Whatever fails, pydantic's own message must not print a password.
+        hide_input_in_errors=True,
+    )
+
+    # Fields are validated in this order; a check that compares two stands with the later one.
+    roots: Annotated[tuple[bytes, ...], NoDecode, PlainValidator(_roots)] = _setting(
+        ("DATA_DIR", DEPRECATED_ROOT),
+        ...,
+        "The directories to watch: one, or several separated by `:`.",
+        shown="`/data/music` in the image, else required",
+        flag="ROOT",
+    )
+    instance_id: Annotated[str | None, BeforeValidator(_instance_id)] = _setting(
+        "INSTANCE_ID", None, "The name of this instance in every message.", shown="made once, kept in the state"
+    )
+    max_concurrent_files: Annotated[int, _whole(1, 1000)] = _setting(
+        "MAX_CONCURRENT_FILES", 100, "How many files are in flight at once."
+    )
+    rabbitmq_host: Annotated[str | None, BeforeValidator(_host)] = _setting(
+        "RABBITMQ_HOST",
+        None,
+        "The broker's host. Setting this or one of the next six means: publish to RabbitMQ.",
+        shown="localhost",
+    )
+    rabbitmq_port: Annotated[int | None, BeforeValidator(_port)] = _setting(
+        "RABBITMQ_PORT", None, "The broker's port.", shown="5672"
+    )
+    rabbitmq_user: Annotated[str | None, BeforeValidator(_text)] = _setting(
+        "RABBITMQ_USER", None, "The user to log in as.", shown="guest"
+    )
+    rabbitmq_pass: Annotated[SecretStr | None, BeforeValidator(_text)] = _setting(
+        "RABBITMQ_PASS", None, "The user's password.", shown="guest"
+    )
+    rabbitmq_pass_file: Annotated[SecretStr | None, BeforeValidator(_secret_in)] = _setting(
+        "RABBITMQ_PASS_FILE", None, "A file that holds the password (Docker and Kubernetes secrets).", shown=""
+    )
+    rabbitmq_url: Annotated[SecretStr | None, BeforeValidator(_secret_url)] = _setting(
+        "RABBITMQ_URL",
+        None,
+        "The broker's whole address, `amqp://user:password@host:port/vhost` or `amqps://…`; overrides the five above.",
+        shown="",
+    )
+    rabbitmq_url_file: Annotated[SecretStr | None, BeforeValidator(_secret_url_in)] = _setting(
+        "RABBITMQ_URL_FILE", None, "A file that holds the address.", shown=""
+    )
+    to: Annotated[AmqpTarget | JsonLinesTarget | None, NoDecode, PlainValidator(_target)] = _setting(
+        PREFIX + "TO",
+        None,
+        "Where events go: `amqp://…`, `amqps://…`, `file:///path`, a path, or `-` (standard output).",
+        shown="the broker if one is set, else `-`",
+        flag="--to",
+    )
+    rabbitmq_exchange: Annotated[str, BeforeValidator(_exchange)] = _setting(
+        "RABBITMQ_EXCHANGE", "file_events", "The topic exchange to publish to."
+    )
+    rabbitmq_heartbeat_s: Annotated[int, _whole(1, 600)] = _setting(
+        "RABBITMQ_HEARTBEAT", 10, "Seconds between signs of life; a broker silent for three of them counts as gone."
+    )
+    rabbitmq_ca_file: Annotated[str | None, BeforeValidator(_readable)] = _setting(
+        "RABBITMQ_CA_FILE", None, "For `amqps://`: the authorities to trust (PEM).", shown="the system's"
+    )
+    rabbitmq_cert_file: Annotated[str | None, BeforeValidator(_readable)] = _setting(
+        "RABBITMQ_CERT_FILE", None, "For `amqps://`: our own certificate (PEM).", shown=""
+    )
+    rabbitmq_key_file: Annotated[str | None, BeforeValidator(_readable)] = _setting(
+        "RABBITMQ_KEY_FILE", None, "For `amqps://`: its key (PEM), unless the certificate's file holds it.", shown=""
+    )
+    state_dir: Annotated[Path, PlainValidator(_state_dir)] = _setting(
+        PREFIX + "STATE_DIR",
+        "",
+        "The folder for database and lock; not on a network file system.",
+        shown="`/var/lib/trackwatch` in the image, else `$XDG_STATE_HOME/trackwatch` or `~/.local/state/trackwatch`",
+    )
+    include: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)] = _setting(
+        PREFIX + "INCLUDE",
+        AUDIO,
+        f"Which files to tell about: {_HOW_PATTERNS}; `{AUDIO}` stands for the audio formats.",
+        shown=f"`{AUDIO}`",
+    )
+    exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)] = _setting(
+        PREFIX + "EXCLUDE",
+        "",
+        "Which of these to leave out, besides editors', downloaders' and system temporary names, which are left out"
+        " anyway unless taken back (`!*.tmp`, or `!*` for all).",
+        shown="",
+    )
+    priority: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)] = _setting(
+        PREFIX + "PRIORITY", "", "Which files go first; patterns likewise.", shown=""
+    )
+    metadata: Annotated[MetadataForm, _word(*MetadataForm)] = _setting(
+        PREFIX + "METADATA",
+        MetadataForm.STRUCTURED.value,
+        "`structured`, or `flat`: every metadata value a string, tags on the same level.",
+    )
+    settle_s: Annotated[float, _number(0, 3600)] = _setting(
+        PREFIX + "SETTLE_S", 0.25, "Seconds of quiet after which a file is taken as finished."
+    )
+    settle_max_s: Annotated[float, _number(0, 86400)] = _setting(
+        PREFIX + "SETTLE_MAX_S",
+        60.0,
+        "Seconds after which a file that is never quiet is described all the same.",
+        shown="60",
+    )
+    sweep_s: Annotated[float, _number(0.1, 604800)] = _setting(
+        PREFIX + "SWEEP_S", 900.0, "Seconds from one full comparison with the disk to the next.", shown="900"
+    )
+    probe_processes: Annotated[int, _whole(1, 1000)] = _setting(
+        PREFIX + "PROBE_PROCESSES",
+        usable_cores,
+        "How many processes read files; cold disks and network mounts like more.",
+        shown="one for each usable core",
+    )
+    retention_days: Annotated[float, _number(0, 36500)] = _setting(
+        PREFIX + "RETENTION_DAYS", 7.0, "Days for which published events are kept for replay.", shown="7"
+    )
+    outbox_max: Annotated[int, _whole(1, 10**12)] = _setting(
+        PREFIX + "OUTBOX_MAX", 10_000_000, "How many events may wait; intake rests while there are more."
+    )
+    unroutable: Annotated[Unroutable, _word(*Unroutable)] = _setting(
+        PREFIX + "UNROUTABLE",
+        Unroutable.HOLD.value,
+        "When nobody has bound a queue: `hold` events in order, `park` them and go on, or `drop` them.",
+    )
+    http: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(_http_address)] = _setting(
+        PREFIX + "HTTP", None, "host:port for health and metrics.", shown="off"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _word("debug", "info", "warning", "error")] = (
+        _setting(PREFIX + "LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`.")
+    )
+    log_format: Annotated[Literal["auto", "json", "console"], _word("auto", "json", "console")] = _setting(
+        PREFIX + "LOG_FORMAT", "auto", "`json`, `console`, or `auto`: console on a terminal, JSON elsewhere."
+    )
+
+    _warnings: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("rabbitmq_pass_file", "rabbitmq_url_file")
+    @classmethod
+    def _only_one_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        plain = str(info.field_name).removesuffix("_file")
+        if info.data.get(plain) is not None:
+            raise _Problem(f"{plain.upper()} and {plain.upper()}_FILE are both set: keep one")
+        return value
+
+    @field_validator("rabbitmq_ca_file", "rabbitmq_cert_file", "rabbitmq_key_file")
+    @classmethod
+    def _used_by_tls(cls, value: str, info: ValidationInfo) -> str:
+        name = str(info.field_name).upper()
+        target = _chosen(info.data)
+        if isinstance(target, AmqpTarget) and not target.url.startswith("amqps:"):
+            raise _Problem(f"{name} is set, but the broker's address has no TLS: set RABBITMQ_URL=amqps://…")
+        if name == "RABBITMQ_KEY_FILE" and info.data.get("rabbitmq_cert_file", name) is None:
+            raise _Problem("RABBITMQ_KEY_FILE is set without RABBITMQ_CERT_FILE: set both, or none")
+        return value
+
+    @field_validator("settle_max_s")
+    @classmethod
+    def _ceiling_above_quiet(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("settle_s", 0):
+            raise ValueError(f"less than TRACKWATCH_SETTLE_S={info.data['settle_s']:g}")
+        return value
+
+    @field_validator("exclude")
+    @classmethod
+    def _does_not_watch_itself(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        value = (*DEFAULT_EXCLUDE, *value)
+        data = info.data
+        if not {"roots", "state_dir", "include"} <= data.keys():
+            return value
+        patterns = Patterns(data["include"], value)
+        state = os.fsencode(data["state_dir"])
+        own = {os.path.join(state, name): ("state", data["state_dir"]) for name in _STATE_FILES}
+        if isinstance(to := data.get("to"), JsonLinesTarget) and to.path is not None:
+            own[os.fsencode(to.path)] = ("output", to.path)
+        for path, (what, where) in own.items():
+            for root in data["roots"]:
+                below = _below(path, root)
+                if below is not None and patterns.wanted(below):
+                    raise _Problem(
+                        f"{what} {str(where)!r} lies in root {os.fsdecode(root)!r} and TRACKWATCH_INCLUDE wants it, so"
+                        " each event would cause the next: move it out, or name it in TRACKWATCH_EXCLUDE"
+                    )
+        return value
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Note what is odd, but stops nothing."""
+        self._warnings = tuple(_oddities(os.environ))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know about his settings, one line each."""
+        return self._warnings
+
+    @property
+    def sink(self) -> AmqpTarget | JsonLinesTarget:
+        """Where events go: what `--to` says, else the broker if one is set, else standard output."""
+        target = _chosen(dict(self))
+        if isinstance(target, JsonLinesTarget):
+            return target
+        return replace(
+            target,
+            exchange=self.rabbitmq_exchange,
+            heartbeat_s=self.rabbitmq_heartbeat_s,
+            ca_file=self.rabbitmq_ca_file,
+            cert_file=self.rabbitmq_cert_file,
+            key_file=self.rabbitmq_key_file,
+        )
+
+    @property
+    def patterns(self) -> Patterns:
+        """What decides which files are wanted."""
+        return Patterns(self.include, self.exclude, self.priority)
+
+    @classmethod
+    def read(cls, flags: Mapping[str, Any]) -> Self:
+        """Validate the environment under these flags, which are named as the variables are."""
+        return cls(**flags)
+
+
+def _chosen(fields: Mapping[str, Any]) -> AmqpTarget | JsonLinesTarget:
+    """Return where events go, by the fields that are known to be good."""
+    if (to := fields.get("to")) is not None:
+        assert isinstance(to, AmqpTarget | JsonLinesTarget)
+        return to
+    if url := fields.get("rabbitmq_url") or fields.get("rabbitmq_url_file"):
+        return AmqpTarget(url.get_secret_value())
+    secret = fields.get("rabbitmq_pass") or fields.get("rabbitmq_pass_file")
+    host, port, user = (fields.get(f"rabbitmq_{part}") for part in ("host", "port", "user"))
+    if host is None and port is None and user is None and secret is None:
+        return JsonLinesTarget()
+    password = "guest" if secret is None else secret.get_secret_value()
+    login = f"{quote(user or 'guest', safe='')}:{quote(password, safe='')}"
+    return AmqpTarget(f"amqp://{login}@{host or 'localhost'}:{port or 5672}/")
+
+
+def _names(field_name: str) -> list[str]:
+    """Return the variables of a field, the preferred one first."""
+    alias = Settings.model_fields[field_name].validation_alias
+    assert isinstance(alias, AliasChoices)
+    return [str(choice) for choice in alias.choices]
+
+
+def _extra(field_name: str) -> Mapping[str, Any]:
+    extra = Settings.model_fields[field_name].json_schema_extra
+    assert isinstance(extra, Mapping)
+    return extra
+
+
+def load(*, roots: Sequence[str] = (), to: str | None = None, **flags: Any) -> Settings:
+    """Return the settings of this environment; `flags` are fields of Settings, None for those that were not given.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    given = {"roots": tuple(roots) or None, "to": to, **flags}
+    if unknown := given.keys() - Settings.model_fields.keys():
+        raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
+    given = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings.read({_names(name)[0]: value for name, value in given.items()})
+    except ValidationError as error:
+        problems = [_worded(dict(detail), given) for detail in error.errors(include_url=False)]
+        problems += [warning for warning in _oddities(os.environ) if "did you mean" in warning]
+    # Outside the handler: the original holds the values, secrets too, and must not travel along as context.
+    raise ConfigError(*problems)
+
+
+def state_dir(flag: str | None = None) -> Path:
+    """Return the state folder alone, for commands that look at the state of a daemon and need no root.
+
+    Raises:
+        ConfigError: there is no home directory to keep it in.
+    """
+    try:
+        return _state_dir(flag or os.environ.get(PREFIX + "STATE_DIR", ""))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _worded(detail: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """Return one of pydantic's error details in the user's words."""
+    field_name = next(name for name in Settings.model_fields if detail["loc"][0] in (name, *_names(name)))
+    if detail["type"] == "missing":
+        return _NO_ROOT
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, _Problem):
+        return str(cause)
+    wrong = detail["msg"] if cause is None else str(cause)
+    if field_name in given:
+        name, value = _extra(field_name).get("flag") or "--" + field_name.replace("_", "-"), given[field_name]
+    else:
+        name = next((name for name in _names(field_name) if os.environ.get(name)), _names(field_name)[0])
+        value = os.environ.get(name)
+    secret = field_name in ("rabbitmq_pass", "rabbitmq_url") or (
+        field_name == "to" and ("@" in str(value) or str(value).lower().startswith("amqp"))
+    )
+    if value is None or secret:
+        return f"{name}: {wrong}"
+    text = str(value)
+    text = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+    return f"{name}={text if _printable(text) and ' ' not in text else repr(text)}: {wrong}"
+
+
+def _oddities(environment: Mapping[str, str]) -> list[str]:
+    """Return warnings: variables that look like ours and are not, and deprecated ones."""
+    known = [name for field_name in Settings.model_fields for name in _names(field_name)]
+    found = []
+    for name in sorted(environment):
+        if not name.startswith(PREFIX) or name in known or _KUBERNETES.search(name):
+            continue
+        bare = name.removeprefix(PREFIX)
+        close = [bare] if bare in known else get_close_matches(name, known, 1)
+        found.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+    if environment.get("RABBITMQ_PORT", "").startswith(_KUBERNETES_LINK):
+        found.append("RABBITMQ_PORT is Kubernetes' note of a service, not a port, and ignored; set it to the number")
+    if environment.get(DEPRECATED_ROOT):
+        ignored = " (which is set too, and counts)" if environment.get("DATA_DIR") else ""
+        found.append(f"{DEPRECATED_ROOT} is deprecated: use DATA_DIR{ignored}")
+    return found
+
+
+def explain() -> list[tuple[str, str, str]]:
+    """Return name, default and meaning of every variable, for people; Markdown."""
+    return [
+        (name, "", "Deprecated: DATA_DIR.")
+        if name == DEPRECATED_ROOT
+        else (name, _extra(field_name)["shown"], Settings.model_fields[field_name].description or "")
+        for field_name in Settings.model_fields
+        for name in _names(field_name)
+    ]

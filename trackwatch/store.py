@@ -1,0 +1,463 @@
+"""The one gate to SQLite: opens the state, keeps it for this process alone, and groups writes into durable commits.
+
+A piece of work given to `write` runs in one transaction with others that were waiting, and its caller is woken once
+that transaction is on the disk. When the disk is full or the database is held by another program, nothing is lost and
+nobody is told a lie: the same group is tried again until it goes through, and callers wait (that is the back-pressure).
+What the work says about tracks and events is none of this file's business.
+"""
+
+import fcntl
+import importlib.util
+import os
+import sqlite3
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import structlog
+import trio
+from sqlite_utils import Database, Migrations
+
+from trackwatch import catalogue, outbox
+from trackwatch.backoff import Backoff
+from trackwatch.errors import StoreBusy, StoreError
+from trackwatch.event import MetadataForm
+from trackwatch.mounts import mount_of, read_mounts
+from trackwatch.record import Ledger
+
+T = TypeVar("T")
+
+APPLICATION_ID = int.from_bytes(b"TRWA")
+BUSY_TIMEOUT_S = 5.0
+# Beyond some hundreds a commit the fsync is no longer what costs, and the first caller of the group only waits longer.
+GROUP_MAX = 500
+# Callers beyond this many wait for a place; with MAX_CONCURRENT_FILES workers it is never reached in normal work.
+WAITING_MAX = 1000
+WAL_LIMIT_BYTES = 64 * 1024 * 1024
+RETRYABLE = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY"})
+
+log = structlog.get_logger()
+
+
+def wall_clock_us() -> int:
+    """Return the time in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+@dataclass(slots=True)
+class StoreStatistics:
+    """Counters since the start; written by the writer task, read by status."""
+
+    commits: int = 0
+    writes: int = 0
+    waiting_since_us: int | None = None  # set while commits fail
+    trouble: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    work: Callable[[Ledger], Any]
+    done: trio.Event = field(default_factory=trio.Event)
+    result: Any = None
+    error: Exception | None = None
+
+
+class Reader:
+    """A connection that only reads, used by one task; a thread of its own limit runs what it is given."""
+
+    def __init__(self, conn: sqlite3.Connection) -> None:
+        self._conn = conn
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a thread and return its result; if cancelled, the thread is waited for (reads are short)."""
+        return await trio.to_thread.run_sync(work, self._conn, limiter=self._limiter)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection itself, for long work in a thread of the caller's."""
+        return self._conn
+
+
+class Store:
+    """The open state. `run` must be running for `write` to return."""
+
+    def __init__(self, path: Path, conn: sqlite3.Connection, ledger: Ledger) -> None:
+        self.path = path
+        self.instance_id = ledger.instance_id
+        self.statistics = StoreStatistics()
+        self.appended: Counter[str] = Counter()
+        self._conn = conn
+        self._ledger = ledger
+        self._identity = _identity(path)
+        self._send, self._receive = trio.open_memory_channel[_Request](WAITING_MAX)
+        self._limiter = trio.CapacityLimiter(1)
+        self._committed = trio.Event()
+
+    async def write(self, work: Callable[[Ledger], T]) -> T:
+        """Run `work` in the writer's next transaction; return its result once that is on the disk.
+
+        If cancelled, the work may or may not be done: it must be such that doing it again is harmless.
+        Raises what `work` raises; its own changes are then undone, those of others are not.
+        """
+        request = _Request(work)
+        await self._send.send(request)
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+        result: T = request.result
+        return result
+
+    def now_us(self) -> int:
+        """Return the time in microseconds since 1970 UTC, by the clock that the events are stamped with."""
+        return wall_clock_us()
+
+    def next_commit(self) -> trio.Event:
+        """Return what will be set by the next commit of this process; take it before looking, then wait."""
+        return self._committed
+
+    def wake(self) -> None:
+        """Wake whoever waits for the next commit, to look again now."""
+        self._committed.set()
+        self._committed = trio.Event()
+
+    @contextmanager
+    def open_reader(self) -> Iterator[Reader]:
+        """Open a connection that only reads."""
+        conn = _connect(self.path, "ro")
+        try:
+            yield Reader(conn)
+        finally:
+            conn.close()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what `write` is given, until cancelled. Raises StoreError when the database is no longer ours."""
+        task_status.started()
+        async for first in self._receive:
+            group = [first]
+            while len(group) < GROUP_MAX:
+                try:
+                    group.append(self._receive.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            await self._commit(group)
+
+    async def _commit(self, group: list[_Request]) -> None:
+        backoff = Backoff(base_s=0.1, cap_s=5)
+        while True:
+            try:
+                await trio.to_thread.run_sync(self._apply, group, limiter=self._limiter)
+                break
+            except StoreBusy as error:
+                if self.statistics.waiting_since_us is None:
+                    self.statistics.waiting_since_us = wall_clock_us()
+                    log.error("state cannot be written", reason=str(error))
+                self.statistics.trouble = str(error)
+                await trio.sleep(backoff.next_s())
+        if self.statistics.waiting_since_us is not None:
+            log.info("state can be written again")
+            self.statistics.waiting_since_us, self.statistics.trouble = None, ""
+        self.statistics.commits += 1
+        self.statistics.writes += len(group)
+        self.appended = Counter({kind.value: count for kind, count in self._ledger.appended.items()})
+        self.wake()
+        for request in group:
+            request.done.set()
+
+    def _apply(self, group: list[_Request]) -> None:
+        """Run a group in one transaction, in the writer's thread."""
+        try:
+            self._transact(group, apart=False)
+        except _WorkFailed:
+            # One of them cannot be done (its row breaks a rule of the schema): again, each in its own savepoint.
+            self._transact(group, apart=True)
+        if _identity(self.path) != self._identity:
+            raise StoreError(
+                f"the state database {str(self.path)!r} was deleted or replaced while in use: nothing written since can"
+                " be trusted; stop whatever did that, restore a backup if you have one, and start again"
+            )
+
+    def _transact(self, group: list[_Request], *, apart: bool) -> None:
+        ledger = self._ledger
+        before = ledger.next_sequence, Counter(ledger.appended)
+        try:
+            self._conn.execute("BEGIN IMMEDIATE")
+            for request in group:
+                self._run_one(request, apart=apart)
+            self._conn.execute("COMMIT")
+        except BaseException as error:
+            ledger.next_sequence, ledger.appended = before
+            if self._conn.in_transaction:
+                self._conn.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise _translated(error, self.path) from error
+            raise
+
+    def _run_one(self, request: _Request, *, apart: bool) -> None:
+        ledger = self._ledger
+        before = ledger.next_sequence, Counter(ledger.appended)
+        if apart:
+            self._conn.execute("SAVEPOINT one")
+        try:
+            request.result, request.error = request.work(ledger), None
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and _is_retryable(error):
+                raise
+            if not apart:
+                raise _WorkFailed from error
+            # The caller gets it and decides; the others of the group go on.
+            request.error = error
+            ledger.next_sequence, ledger.appended = before
+            self._conn.execute("ROLLBACK TO one")
+        if apart:
+            self._conn.execute("RELEASE one")
+
+
+class _WorkFailed(Exception):
+    """A piece of work failed by itself: the group has to be done piece by piece."""
+
+
+def _is_retryable(error: sqlite3.Error) -> bool:
+    name = getattr(error, "sqlite_errorname", "")
+    return any(name == code or name.startswith(code + "_") for code in RETRYABLE)
+
+
+def _translated(error: sqlite3.Error, path: Path) -> StoreBusy | StoreError:
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    if _is_retryable(error):
+        remedy = {
+            "SQLITE_FULL": "make room on its disk",
+            "SQLITE_BUSY": "another program holds it; it goes on by itself once that one is done",
+        }.get(name.removesuffix("_SNAPSHOT"), "look at the disk and the system's log")
+        return StoreBusy(f"cannot write the state database {str(path)!r}: {error}; {remedy}")
+    return StoreError(f"the state database {str(path)!r} is damaged ({name}: {error}); restore a backup")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    # stat, never open: closing a second descriptor of the file would drop SQLite's POSIX locks on it.
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
+    conn.execute("PRAGMA temp_store = MEMORY")
+    conn.execute("PRAGMA foreign_keys = ON")
+    return conn
+
+
+@asynccontextmanager
+async def open_store(
+    state_dir: Path, *, instance_id: str | None = None, form: MetadataForm = MetadataForm.STRUCTURED
+) -> AsyncIterator[Store]:
+    """Open the state for writing: locked against other instances, migrated, checked.
+
+    `instance_id` is kept once given; without one, the id made at the first start is used.
+    Raises StoreError with the remedy when it cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_locked(state_dir))
+        path = state_dir / "trackwatch.db"
+        conn = await trio.to_thread.run_sync(_open_for_writing, path)
+        stack.callback(conn.close)
+        ledger = Ledger(conn, _instance_id(conn, instance_id), form, wall_clock_us)
+        ledger.next_sequence = outbox.last_sequence(conn) + 1
+        ledger.roots = {root.id: root for root in catalogue.roots(conn)}
+        yield Store(path, conn, ledger)
+
+
+@contextmanager
+def _locked(state_dir: Path) -> Iterator[None]:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        mount = mount_of(os.path.realpath(os.fsencode(state_dir)), read_mounts())
+        if mount is not None and mount.is_remote:
+            raise StoreError(
+                f"state {str(state_dir)!r} lies on a network file system ({mount.fstype.decode('ascii', 'replace')}),"
+                " where SQLite's write-ahead log is not safe; put it on a local disk (set TRACKWATCH_STATE_DIR)"
+            )
+        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(
+            f"cannot use state {str(state_dir)!r}: {_reason(error)}; make it writable for user {os.geteuid()},"
+            " or set TRACKWATCH_STATE_DIR to a folder that is"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+            raise StoreError(
+                f"state {str(state_dir)!r} is in use by pid {holder or 'unknown'}; one instance per state folder"
+                " (set TRACKWATCH_STATE_DIR)"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def running_pid(state_dir: Path) -> int | None:
+    """Return the process that holds a state folder, None if nobody does."""
+    try:
+        lock = os.open(state_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(lock, 32, 0).strip() or 0)
+    finally:
+        os.close(lock)
+    return None
+
+
+def _open_for_writing(path: Path) -> sqlite3.Connection:
+    conn: sqlite3.Connection | None = None
+    try:
+        if not path.exists():
+            _create(path)
+        conn = _connect(path, "rw")
+        _check_ours(conn, path)
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute("PRAGMA synchronous = FULL")
+        conn.execute("PRAGMA secure_delete = OFF")
+        conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+        _migrate(conn, path)
+    except sqlite3.Error as error:
+        if conn is not None:
+            conn.close()
+        raise _refusal(error, path) from error
+    except StoreError:
+        if conn is not None:
+            conn.close()
+        raise
+    return conn
+
+
+def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
+    translated = _translated(error, path)
+    return translated if isinstance(translated, StoreError) else StoreError(str(translated))
+
+
+def _create(path: Path) -> None:
+    """Create the database under another name first: a crash here never leaves a half-made one under its own."""
+    new = path.with_name(path.name + ".new")
+    for leftover in path.parent.glob(new.name + "*"):
+        leftover.unlink()
+    conn = _connect(new, "rwc")
+    try:
+        conn.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect once there is a table
+        _migrate(conn, path)
+    finally:
+        conn.close()
+    new.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check_ours(conn: sqlite3.Connection, path: Path) -> None:
+    application_id = conn.execute("PRAGMA application_id").fetchone()[0]
+    has_tables = conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+    if application_id == APPLICATION_ID:
+        return
+    if not has_tables and application_id == 0:
+        raise StoreError(
+            f"the state database {str(path)!r} is empty, and no crash of ours leaves it so: restore a backup, or delete"
+            " it to begin anew (the whole library is then announced again)"
+        )
+    raise StoreError(f"{str(path)!r} is not a state database of trackwatch; set TRACKWATCH_STATE_DIR to another folder")
+
+
+def _migrate(conn: sqlite3.Connection, path: Path) -> None:
+    steps = _load_migrations().migrations
+    db = Database(conn, execute_plugins=False)
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        newer = sorted({step.name for step in steps.applied(db)} - _names(steps))
+        if newer:
+            raise StoreError(
+                f"the state {str(path)!r} was written by a newer trackwatch (migration {newer[-1]}): upgrade, or"
+                " restore a backup"
+            )
+        steps.apply(db)
+        conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise
+
+
+def _names(steps: Migrations) -> set[str]:
+    empty = Database(memory=True)
+    try:
+        return {step.name for step in steps.pending(empty)}
+    finally:
+        empty.close()
+
+
+def _load_migrations() -> ModuleType:
+    """Load the schema's steps: shipped inside the package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    for folder in (here, here.parent):
+        path = folder / "migrations" / "migrations.py"
+        if path.exists():
+            spec = importlib.util.spec_from_file_location("trackwatch_migrations", path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    raise StoreError("this installation lacks its migrations; install trackwatch again")
+
+
+def _instance_id(conn: sqlite3.Connection, wanted: str | None) -> str:
+    row = conn.execute("SELECT value FROM setting WHERE name = 'instance_id'").fetchone()
+    known: str | None = row[0] if row else None
+    chosen = wanted or known or uuid.uuid4().hex[:12]
+    if chosen != known:
+        conn.execute(
+            "INSERT INTO setting(name, value) VALUES ('instance_id', ?)"
+            " ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+            (chosen,),
+        )
+    return chosen
+
+
+@contextmanager
+def open_beside(state_dir: Path, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open the state beside a daemon that may be running: for `status` (reading) and `replay` (short writes).
+
+    Raises StoreError if there is none, or it cannot be read.
+    """
+    path = state_dir / "trackwatch.db"
+    if not path.exists():
+        raise StoreError(f"no state in {str(state_dir)!r}: has trackwatch run here? (set TRACKWATCH_STATE_DIR)")
+    try:
+        conn = _connect(path, "rw" if writing else "ro")
+        try:
+            _check_ours(conn, path)
+            yield conn
+        finally:
+            conn.close()
+    except sqlite3.Error as error:
+        raise _refusal(error, path) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

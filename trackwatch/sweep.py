@@ -1,0 +1,206 @@
+"""What is on the disk: walk a root or a part of it in the catalogue's order, and say how the catalogue differs.
+
+Synchronous, runs in a thread. Memory stays bounded: the walk and the catalogue are merged as two ordered streams. What
+it says are hints, to be looked at again; but it never calls files missing below a directory that it could not list.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from trackwatch.errors import RootUnavailable
+from trackwatch.track import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory that was listed; `path` is relative to the root, empty for the root itself.
+
+    `files` counts the wanted names in it. `is_odd`: it holds a name that is not UTF-8, which the watcher library cannot
+    bear.
+    """
+
+    path: bytes
+    dev: int
+    inode: int
+    mtime_ns: int
+    files: int
+    is_odd: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A wanted regular file and what lstat says of it."""
+
+    path: bytes
+    stat: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class Unlistable:
+    """A directory whose content nobody can tell; nothing may be concluded about what lies below."""
+
+    path: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Differs:
+    """A file that is new to the catalogue, or whose signature is another one now."""
+
+    path: bytes
+    stat: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A catalogued file that is not where it was."""
+
+    path: bytes
+
+
+Sight = Directory | Found | Unlistable
+Difference = Differs | Missing | Directory | Unlistable
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which paths below a root matter: a decision for files, and one for whole directories that can be left out."""
+
+    file: Callable[[bytes], bool]
+    directory: Callable[[bytes], bool] = field(default=lambda _path: True)
+
+
+def check_root(root: bytes) -> os.stat_result:
+    """Return the stat of a root that can be looked at.
+
+    Raises:
+        RootUnavailable: it is missing, no directory, or must not be read.
+    """
+    try:
+        result = os.stat(root)
+        if not stat.S_ISDIR(result.st_mode):
+            raise RootUnavailable(f"{os.fsdecode(root)!r} is not a directory; name the folder that holds the files")
+        with os.scandir(root):
+            return result
+    except FileNotFoundError:
+        raise RootUnavailable(f"{os.fsdecode(root)!r}: no such directory; is the volume mounted?") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        remedy = (
+            f"let user {os.geteuid()} read it" if isinstance(error, PermissionError) else "look at its disk or mount"
+        )
+        raise RootUnavailable(f"{os.fsdecode(root)!r} cannot be read: {reason}; {remedy}") from error
+
+
+def walk(root: bytes, top: bytes, wanted: Wanted, *, with_files: bool = True) -> Iterator[Sight]:
+    """Yield what is below `top` (relative to the root; empty for all of it) in the byte order of the catalogue's paths.
+
+    Symlinks are not followed. A directory's mtime is taken before it is listed, so that a change during the listing is
+    seen at the next one. With `with_files` false files are not looked at one by one, and not yielded.
+    """
+    # A stack of sorted listings, deepest last: recursion would end at the interpreter's limit, not the file system's.
+    listing, sight = _list(root, top, wanted)
+    yield sight
+    stack = [iter(listing)]
+    while stack:
+        item = next(stack[-1], None)
+        if item is None:
+            stack.pop()
+            continue
+        path, is_directory = item
+        if is_directory:
+            listing, sight = _list(root, path, wanted)
+            if sight is not None:
+                yield sight
+            stack.append(iter(listing))
+        elif with_files:
+            try:
+                result = os.lstat(os.path.join(root, path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                yield Unlistable(path, (error.strerror or str(error)).lower())
+                continue
+            if stat.S_ISREG(result.st_mode):
+                yield Found(path, result)
+
+
+def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, bool]], Sight]:
+    """Return the children of a directory as (path, is a directory), in order, and the directory itself."""
+    absolute = os.path.join(root, path) if path else root
+    prefix = path + b"/" if path else b""
+    children: list[tuple[bytes, bool]] = []
+    is_odd = False
+    try:
+        own = os.stat(absolute, follow_symlinks=not path)
+        with os.scandir(absolute) as entries:
+            for entry in entries:
+                child = prefix + entry.name
+                if not is_odd and not entry.name.isascii():
+                    is_odd = not _decodes(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    if wanted.directory(child):
+                        children.append((child, True))
+                elif wanted.file(child):
+                    children.append((child, False))
+    except OSError as error:
+        return [], Unlistable(path, (error.strerror or str(error)).lower())
+    # A file `a.mp3` sorts by its name, a directory `a` by `a/`: that is how the full paths below it sort.
+    children.sort(key=lambda item: item[0] + b"/" if item[1] else item[0])
+    files = sum(not is_directory for _, is_directory in children)
+    return children, Directory(path, own.st_dev, own.st_ino, own.st_mtime_ns, files, is_odd or not _decodes(path))
+
+
+def _decodes(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def differences(
+    sights: Iterator[Sight],
+    known: Iterator[tuple[bytes, Signature]],
+    count: Callable[[Found], None] = lambda _found: None,
+) -> Iterator[Difference]:
+    """Merge a walk with the catalogue's signatures of the same part, both in byte order of the paths.
+
+    Directories and what could not be listed are passed on; a file whose signature is unchanged is only counted.
+    """
+    catalogued = next(known, None)
+    sealed: bytes | None = None  # the subtree about which nothing may be concluded
+
+    def is_sealed(path: bytes) -> bool:
+        return sealed is not None and (not sealed or path == sealed or path.startswith(sealed + b"/"))
+
+    for sight in sights:
+        if isinstance(sight, Directory):
+            yield sight
+            continue
+        if isinstance(sight, Unlistable):
+            # Everything before it in the order was concluded; what lies in it is skipped when the merge comes there.
+            while catalogued is not None and catalogued[0] < sight.path:
+                if not is_sealed(catalogued[0]):
+                    yield Missing(catalogued[0])
+                catalogued = next(known, None)
+            sealed = sight.path
+            yield sight
+            continue
+        count(sight)
+        while catalogued is not None and catalogued[0] < sight.path:
+            if not is_sealed(catalogued[0]):
+                yield Missing(catalogued[0])
+            catalogued = next(known, None)
+        if catalogued is not None and catalogued[0] == sight.path:
+            if not catalogued[1].unchanged_since(Signature.of(sight.stat)):
+                yield Differs(sight.path, sight.stat)
+            catalogued = next(known, None)
+        else:
+            yield Differs(sight.path, sight.stat)
+    while catalogued is not None:
+        if not is_sealed(catalogued[0]):
+            yield Missing(catalogued[0])
+        catalogued = next(known, None)

@@ -1,0 +1,188 @@
+"""The watcher: turns the kernel's notifications into hints, and says when it may have missed some. Knows watchfiles.
+
+It watches explicit lists of real directories (recursive watches lose files of new directories, follow symlinks, and
+stop half-way at the first error, all in silence). The lists are arms: each is one awatch, one inotify instance.
+New directories get a small arm of their own; small arms are merged, the new one armed before the old ones stop, because
+stopping first loses what happens in between. A hint may be late, doubled or missing; sweeping is what makes it true.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+from sortedcontainers import SortedDict
+from watchfiles import Change, awatch
+from watchfiles._rust_notify import WatchfilesRustInternalError  # not exported, and RuntimeError would hide our defects
+
+from trackwatch.backoff import Backoff
+
+# After the first change of a batch, wait this long for a quiet moment, at the most that long in all: a change is told
+# within 30-40 ms when it comes alone, and within half a second in a steady stream.
+STEP_MS, DEBOUNCE_MS = 20, 400
+# How often the watching thread looks whether it should stop, when nothing stops it (a sibling task does, at once).
+STOP_LOOK_MS = 5_000
+# An old arm is listened to this long after its successor was armed: whatever it has seen, it has told by then.
+DRAIN_S = (DEBOUNCE_MS + 2 * STEP_MS) / 1000 + 0.1
+# Each arm costs an inotify instance (often 128 a user) and threads.
+ARMS_MAX = 6
+# An arm that lived this long did not die of what killed the one before.
+LONG_LIFE_S = 60
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A real directory to watch; the inode tells whether a known path is still the same directory."""
+
+    path: bytes
+    inode: int
+
+
+@dataclass(slots=True, eq=False)
+class _Arm:
+    paths: set[bytes]
+    since: float
+    stop: trio.Event = field(default_factory=trio.Event)
+
+
+class Watch:
+    """Watches directories while `run` runs.
+
+    `hint` is called with the absolute path of whatever may have changed; `doubt` with the directories whose changes may
+    have been missed (they are no longer watched: sweep them, and `cover` them again).
+    """
+
+    def __init__(self, hint: Callable[[bytes], None], doubt: Callable[[list[bytes]], None]) -> None:
+        self._hint = hint
+        self._doubt = doubt
+        self._covered: SortedDict = SortedDict()  # path -> (inode, arm)
+        self._arms: list[_Arm] = []
+        self._nursery: trio.Nursery | None = None
+        self._one_at_a_time = trio.Lock()
+        self._backoff = Backoff(base_s=0.3, cap_s=30)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Watch until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def cover(self, directories: Iterable[Watched]) -> int:
+        """Watch these directories too; return how many were not watched before, once they are.
+
+        What happened in them before this returns has to be found by a sweep afterwards.
+        """
+        async with self._one_at_a_time:
+            fresh = {directory.path: directory.inode for directory in directories if not self.covers(directory)}
+            if fresh:
+                await self._arm(fresh)
+                if len(self._arms) > ARMS_MAX:
+                    await self._merge()
+            return len(fresh)
+
+    def statistics(self) -> dict[str, int]:
+        """Return how many directories are watched, and with how many inotify instances."""
+        return {"directories": len(self._covered), "instances": len(self._arms)}
+
+    def covers(self, directory: Watched) -> bool:
+        """Whether this very directory is watched."""
+        known = self._covered.get(directory.path)
+        return known is not None and known[0] == directory.inode
+
+    async def _arm(self, directories: dict[bytes, int]) -> None:
+        assert self._nursery is not None, "run() is not running"
+        arm = _Arm(set(directories), trio.current_time())
+        self._nursery.start_soon(self._listen, arm)
+        # awatch builds its watcher in its first step, before it waits for anything. A task that was started has taken
+        # that step after two checkpoints: the first may run before it in the same round of the scheduler.
+        for _ in range(2):
+            await trio.lowlevel.checkpoint()
+        self._arms.append(arm)
+        for path, inode in directories.items():
+            self._covered[path] = (inode, arm)
+
+    async def _merge(self) -> None:
+        """Replace the small arms by one; the largest is left alone unless the others have grown to half of it."""
+        arms = sorted(self._arms, key=lambda arm: len(arm.paths))
+        *small, largest = arms
+        if 2 * sum(len(arm.paths) for arm in small) > len(largest.paths):
+            small = arms
+        old = set(map(id, small))
+        directories = {path: inode for path, (inode, arm) in self._covered.items() if id(arm) in old}
+        await self._arm(directories)
+        self._arms = [arm for arm in self._arms if id(arm) not in old]
+        assert self._nursery is not None
+        self._nursery.start_soon(_retire, small)
+
+    async def _listen(self, arm: _Arm) -> None:
+        """Pass on what one arm says, until it is stopped or dies."""
+        names = [os.fsdecode(path) for path in arm.paths]
+        try:
+            # The cancellation of awatch itself takes up to STOP_LOOK_MS; setting its event ends it within STEP_MS.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_when_cancelled, arm.stop)
+                changes = awatch(
+                    *names,
+                    watch_filter=None,
+                    debounce=DEBOUNCE_MS,
+                    step=STEP_MS,
+                    stop_event=arm.stop,
+                    rust_timeout=STOP_LOOK_MS,
+                    force_polling=False,
+                    recursive=False,
+                    # Or else one directory that has gone meanwhile would keep all others from being watched.
+                    ignore_permission_denied=True,
+                )
+                async with aclosing(changes):
+                    async for batch in changes:
+                        for kind, name in batch:
+                            self._tell(kind, os.fsencode(name))
+                nursery.cancel_scope.cancel()
+        except* (OSError, WatchfilesRustInternalError) as group:
+            # watchfiles dies of a single undecodable name, and of exhausted limits. What it had not told yet is lost:
+            # the sweep that the doubt asks for finds it.
+            await self._bury(arm, str(group.exceptions[0])[:300])
+
+    def _tell(self, kind: Change, path: bytes) -> None:
+        if kind is not Change.modified and path in self._covered:
+            # The directory has gone, or another has come in its place, perhaps with the same inode number.
+            self._forget(path)
+        self._hint(path)
+
+    def _forget(self, path: bytes) -> None:
+        below = list(self._covered.irange(path + b"/", path + b"0", inclusive=(True, False)))
+        for gone in (path, *below):
+            _, arm = self._covered.pop(gone)
+            arm.paths.discard(gone)
+
+    async def _bury(self, arm: _Arm, reason: str) -> None:
+        """Forget a dead arm, and doubt what it watched, after a while: a lasting cause would make a busy loop."""
+        if arm in self._arms:
+            self._arms.remove(arm)
+        for path in arm.paths:
+            if self._covered.get(path, (0, None))[1] is arm:
+                del self._covered[path]
+        if trio.current_time() - arm.since > LONG_LIFE_S:
+            self._backoff.reset()
+        delay_s = self._backoff.next_s()
+        log.warning("watch died", directories=len(arm.paths), reason=reason, retry_s=round(delay_s, 2))
+        await trio.sleep(delay_s)
+        self._doubt(list(arm.paths))
+
+
+async def _stop_when_cancelled(stop: trio.Event) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        stop.set()
+
+
+async def _retire(arms: list[_Arm]) -> None:
+    await trio.sleep(DRAIN_S)
+    for arm in arms:
+        arm.stop.set()
