@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
@@ -16,8 +17,7 @@ import trio
 from rich.console import Console
 from rich.markup import escape
 
-from trackwatch import __version__, daemon, outbox
-from trackwatch.daemon import Progress
+from trackwatch import __version__, outbox
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
 from trackwatch.event import EventType, rfc3339
 from trackwatch.outbox import Selection
@@ -29,6 +29,9 @@ from trackwatch.words import open_console, progress_bar, set_up_log
 PROGRESS_LINE_S = 10.0
 _GREEN = {"watching", "ok", "connected", "idle", "importing", "busy", "starting"}
 _RED = {"refused", "not running", "unwritable"}
+
+if TYPE_CHECKING:
+    from trackwatch.daemon import Progress
 
 log = structlog.get_logger()
 
@@ -95,6 +98,9 @@ def run(roots: tuple[str, ...], to: str | None, once: bool) -> None:
       trackwatch run /data/music /data/incoming --to amqps://user:secret@rabbit/music
       trackwatch run ~/Music --once --to library.jsonl
     """
+    # Half a second of imports (AMQP, tags, the watcher) that `status`, called as a health check, need not pay.
+    from trackwatch import daemon
+
     settings = load(roots=roots, to=to)
     console = open_console()
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not console.is_terminal)
@@ -105,7 +111,7 @@ def run(roots: tuple[str, ...], to: str | None, once: bool) -> None:
 
 
 @contextmanager
-def _show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+def _show_progress(console: Console) -> Iterator[Callable[["Progress"], None]]:
     """Give what shows the import's progress: a bar on a terminal, a line of the log now and then elsewhere."""
     if not console.is_terminal:
         yield _ProgressLines().show
@@ -114,7 +120,7 @@ def _show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
     started = time.monotonic()
     task = bar.add_task("import", total=None, read="0 B", rate="0 B", visible=False)
 
-    def show(progress: Progress) -> None:
+    def show(progress: "Progress") -> None:
         if progress.done:
             bar.stop()
         elif progress.files < progress.files_total:
@@ -141,7 +147,7 @@ class _ProgressLines:
     def __init__(self) -> None:
         self._next_at = time.monotonic() + PROGRESS_LINE_S
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: "Progress") -> None:
         """Log it if it is time."""
         if progress.done or time.monotonic() < self._next_at:
             return

@@ -1,0 +1,61 @@
+"""The daemon killed with SIGKILL at any moment: nothing is lost, nothing is told twice under another id."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.bed.daemon import Daemon
+from tests.bed.fold import assert_equal_fold
+from tests.bed.recorder import Recorder, distinct
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.8])
+def test_a_kill_in_the_middle_of_an_import_loses_nothing(
+    daemon: Callable[..., Daemon],
+    library: Callable[..., Path],
+    recorder: Callable[..., Recorder],
+    vhost_url: str,
+    share: float,
+) -> None:
+    files = 1000
+    root = library(files)
+    recorded = recorder(vhost_url)
+    running = daemon(root, args=["--to", vhost_url])
+    running.start(wait=False)
+    recorded.wait_until(lambda messages: len(messages) >= files * share, 60, "a part of the import")
+    running.kill()
+    assert distinct(recorded.messages) < files, "it was over before the kill"
+    running.start()
+    recorded.wait_for(files, 60)
+    running.wait_until(lambda: running.status()[1]["outbox"]["pending"] == 0)
+    # The checker demands sequences from 1 without a gap, and that doubles have their old id and body.
+    folded = assert_equal_fold(recorded.messages, root)
+    assert folded is not None
+    assert running.stop() == 0
+
+
+def test_kills_at_random_moments_of_a_changing_library_leave_an_equal_fold(
+    daemon: Callable[..., Daemon], library: Callable[..., Path], recorder: Callable[..., Recorder], vhost_url: str
+) -> None:
+    root = library(100)
+    recorded = recorder(vhost_url)
+    running = daemon(root, args=["--to", vhost_url])
+    running.start()
+    for number, file in enumerate(sorted(root.rglob("*.*"))[:15]):
+        with file.open("ab") as stream:
+            stream.write(b"changed")
+        file.rename(file.with_name(f"renamed {number}{file.suffix}"))
+        if number % 5 == 0:
+            running.kill()
+            running.start(wait=False)
+    running.wait_until(running.is_ready)
+
+    def is_equal() -> bool:
+        try:
+            assert_equal_fold(recorded.messages, root)
+        except AssertionError:
+            return False
+        return True
+
+    running.wait_until(is_equal, 60, "an equal fold")
