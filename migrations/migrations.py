@@ -70,6 +70,7 @@ CREATE TABLE outbox(
   event_id BLOB NOT NULL UNIQUE CHECK(length(event_id) = 16),
   event_type TEXT NOT NULL CHECK(event_type IN ('created', 'modified', 'deleted', 'moved', 'renamed')),
   path BLOB NOT NULL,
+  old_path BLOB,
   created_us INTEGER NOT NULL,
   payload BLOB NOT NULL CHECK(length(payload) > 0)) STRICT;
 

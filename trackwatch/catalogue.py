@@ -50,14 +50,19 @@ def _unwrapped(number: int) -> int:
     return number + (1 << 64) if number < 0 else number
 
 
+def _within(time_ns: int) -> int:
+    """Return a time that SQLite can store: ext4 can hold the year 2446, which no signed 64-bit nanoseconds can."""
+    return max(-(1 << 63), min((1 << 63) - 1, time_ns))
+
+
 def _signature_row(signature: Signature) -> tuple[int | None, ...]:
     return (
         wrapped(signature.dev),
         wrapped(signature.inode),
         signature.size_bytes,
-        signature.mtime_ns,
-        signature.ctime_ns,
-        signature.btime_ns,
+        _within(signature.mtime_ns),
+        _within(signature.ctime_ns),
+        None if signature.btime_ns is None else _within(signature.btime_ns),
     )
 
 
@@ -103,7 +108,10 @@ def find_below(conn: sqlite3.Connection, directory: Location) -> list[bytes]:
 
 
 def any_below(conn: sqlite3.Connection, directory: Location) -> bool:
-    """Whether any file is known below a directory."""
+    """Whether any file is known below a directory; an empty path means the whole root."""
+    if not directory.path:
+        sql = "SELECT 1 FROM catalogue WHERE root_id = ? LIMIT 1"
+        return conn.execute(sql, (directory.root_id,)).fetchone() is not None
     sql = "SELECT 1 FROM catalogue WHERE root_id = ? AND path >= ? AND path < ? LIMIT 1"
     return conn.execute(sql, (directory.root_id, directory.path + b"/", directory.path + b"0")).fetchone() is not None
 

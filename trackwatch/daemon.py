@@ -13,6 +13,8 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -25,10 +27,11 @@ from trackwatch.event import displayed, rfc3339
 from trackwatch.jsonl import open_json_lines
 from trackwatch.publisher import BrokerWord, Publisher, Sink
 from trackwatch.reconcile import Job, Reconcile
+from trackwatch.record import Ledger
 from trackwatch.settings import AmqpTarget, JsonLinesTarget, Settings
 from trackwatch.settle import DirtySet
 from trackwatch.status import shown_path, write_snapshot
-from trackwatch.store import Store, open_store
+from trackwatch.store import Reader, Store, open_store
 from trackwatch.sweep import Wanted, check_root
 from trackwatch.sweeper import RootState, RootWord
 from trackwatch.workers import Workers, WorkerStatistics
@@ -38,6 +41,8 @@ INTAKE_GRACE_S = 5.0
 # Pending events are sent within this, or left pending; a broker that is away is not waited for.
 DRAIN_GRACE_S, DRAIN_SILENT_S = 10.0, 2.0
 SNAPSHOT_S = 1.0
+# A chunk of 1000 deletions holds the writer up for about 20 ms.
+OUTBOX_LOOK_S, PRUNE_ROWS = 10.0, 1000
 PROGRESS_S = 0.2
 
 log = structlog.get_logger()
@@ -94,6 +99,7 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
                 face = _Face(settings, store, reconcile, workers, publisher)
                 delivery.start_soon(_publish_until_closed, publisher, stop)
                 delivery.start_soon(face.keep_snapshot)
+                delivery.start_soon(_keep_outbox_small, store, outbox_reader, reconcile, settings)
                 async with trio.open_nursery() as intake:
                     for _ in range(settings.max_concurrent_files):
                         intake.start_soon(workers.work, receive_jobs.clone())
@@ -156,6 +162,22 @@ async def _publish_until_closed(publisher: Publisher, stop: trio.Event) -> None:
     stop.set()  # whoever read our output has gone: nothing is left to be done
 
 
+async def _keep_outbox_small(store: Store, reader: Reader, reconcile: Reconcile, settings: Settings) -> None:
+    """Forget published events after their time, and hold the intake back while too many wait."""
+    keep_us = int(settings.retention_days * 86400e6)
+    while True:
+        prune = partial(_prune, store.now_us() - keep_us)
+        while await store.write(prune) == PRUNE_ROWS:
+            pass
+        waiting = (await reader.read(outbox.totals)).pending
+        reconcile.hold_back(waiting >= settings.outbox_max)
+        await trio.sleep(OUTBOX_LOOK_S)
+
+
+def _prune(before_us: int, ledger: Ledger) -> int:
+    return outbox.prune(ledger.conn, before_us, PRUNE_ROWS)
+
+
 async def _stop_when_idle(reconcile: Reconcile, stop: trio.Event) -> None:
     await reconcile.wait_idle()
     stop.set()
@@ -184,7 +206,7 @@ def _greet(settings: Settings, store: Store) -> None:
     )
     target = settings.sink
     standard_output = isinstance(target, JsonLinesTarget) and target.path is None
-    hint = "none configured: events go to standard output (set RABBITMQ_URL to publish)"
+    hint = "none: events go to standard output (set RABBITMQ_URL to publish)"
     log.info("broker", target=target.display, words=hint if standard_output else target.display)
 
 
@@ -201,6 +223,7 @@ class _Face:
         self._workers = workers
         self._publisher = publisher
         self._started_us = store.now_us()
+        self._last_swept_us: int | None = None  # by an earlier process
 
     async def keep_snapshot(self) -> None:
         """Write the snapshot each second, until cancelled."""
@@ -244,6 +267,9 @@ class _Face:
 
     async def announce(self, show: Callable[[Progress], None]) -> None:
         """Show the import's progress until all roots were swept; then say that we are watching."""
+        with self._store.open_reader() as reader:
+            before = await reader.read(catalogue.totals)
+        self._last_swept_us = max((total.swept_us for total in before if total.swept_us is not None), default=None)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._show_progress, show)
             await self._reconcile.wait_swept()
@@ -256,6 +282,9 @@ class _Face:
         files = sum(total.files for total in totals if total.root.id in ours)
         self.state = "watching"
         words = f"{files:,} files"
+        if self._last_swept_us is not None and not self._store.appended:
+            since = datetime.fromtimestamp(self._last_swept_us / 1e6).astimezone()
+            words += f" · nothing has changed since {since:%Y-%m-%d %H:%M}"
         if problems:
             words += f" · {problems:,} problems (trackwatch status shows them)"
         await self.write_snapshot()

@@ -183,6 +183,7 @@ class Outgoing:
     event_type: EventType
     at_us: int
     payload: bytes
+    paths: tuple[bytes, ...] = ()  # what it is about, absolute: its path, and the old one of a move
 
 
 class Verdict(Enum):

@@ -49,24 +49,29 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Lookout:
-    """Looks at the paths of some roots; `is_in_hand` tells whether a worker is busy with a location."""
+    """Looks at the paths of some roots; `is_in_hand` tells whether a location was taken and is not finished."""
 
     roots: Mapping[int, Root]
     wanted: Wanted
     is_in_hand: Callable[[Location], bool]
 
     def look_at_all(self, batch: Sequence[Due], conn: sqlite3.Connection) -> list[Sighting]:
-        """Look at each of some paths."""
-        return [self.look_at(due, conn) for due in batch]
+        """Look at each of some paths that were taken together.
 
-    def look_at(self, due: Due, conn: sqlite3.Connection) -> Sighting:
-        """Look at one path."""
+        They come back in an order in which they can be recorded: what moved away from a path before what moved to it.
+        """
+        together = frozenset(due.location for due in batch)
+        return _leaving_first([self.look_at(due, conn, together) for due in batch])
+
+    def look_at(self, due: Due, conn: sqlite3.Connection, together: frozenset[Location] = frozenset()) -> Sighting:
+        """Look at one path; those taken `together` with it are in no worker's hand."""
         location = due.location
-        path = self.roots[location.root_id].absolute(location.path)
+        root = self.roots[location.root_id]
+        path = root.absolute(location.path)
         if not location.path:
             return Sighting(due, Kind.DIRECTORY)
         try:
-            result = os.lstat(path)
+            result = _lstat(root, location.path)
         except OSError as error:
             if error.errno not in GONE:
                 return Sighting(due, Kind.UNCHANGED)  # nobody can tell now; the sweep of its directory says why
@@ -82,7 +87,7 @@ class Lookout:
         if known is not None and known.signature.unchanged_since(seen):
             return Sighting(due, Kind.UNCHANGED, gone=below)
         if known is None or known.signature.inode != seen.inode:
-            kind, change = self._trace(location, path, seen, conn)
+            kind, change = self._trace(location, path, seen, conn, together)
             return Sighting(due, kind, change, below)
         return Sighting(due, Kind.CHANGED, gone=below)
 
@@ -118,7 +123,7 @@ class Lookout:
     def _is_gone(self, location: Location, conn: sqlite3.Connection) -> bool:
         root = self.roots[location.root_id]
         try:
-            result = os.lstat(root.absolute(location.path))
+            result = _lstat(root, location.path)
         except OSError as error:
             return error.errno in GONE and self.may_conclude(root, conn)
         return not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path)
@@ -133,13 +138,18 @@ class Lookout:
         return tuple(catalogue.find_below(conn, location)) if catalogue.any_below(conn, location) else ()
 
     def _trace(
-        self, location: Location, path: bytes, seen: Signature, conn: sqlite3.Connection
+        self,
+        location: Location,
+        path: bytes,
+        seen: Signature,
+        conn: sqlite3.Connection,
+        together: frozenset[Location],
     ) -> tuple[Kind, Moved | Linked | None]:
         """Say where a file that appeared comes from."""
         entries = [entry for entry in catalogue.find_inode(conn, seen.inode) if self._can_become(entry, location)]
         if not entries:
             return Kind.CHANGED, None
-        if any(self.is_in_hand(entry.location) for entry in entries):
+        if any(self.is_in_hand(entry.location) and entry.location not in together for entry in entries):
             return Kind.LATER, None
         born = replace(seen, btime_ns=birth_ns(path))
         found = origin(location, born, [Candidate(entry, self._holder(entry, conn)) for entry in entries])
@@ -157,8 +167,36 @@ class Lookout:
         if root is None:
             return Holder.UNKNOWN  # a root that is no longer configured: nobody looks there
         try:
-            result = os.lstat(root.absolute(entry.location.path))
+            result = _lstat(root, entry.location.path)
         except OSError as error:
             is_gone = error.errno in GONE and self.may_conclude(root, conn)
             return Holder.OTHER if is_gone else Holder.UNKNOWN
         return Holder.SAME if result.st_ino == entry.signature.inode else Holder.OTHER
+
+
+def _lstat(root: Root, path: bytes) -> os.stat_result:
+    """Return the lstat of a path below a root. Raises OSError, and ENOTDIR where only a symlink leads.
+
+    A directory that was moved away and replaced by a symlink to it holds nothing of ours: sweeps do not go there.
+    """
+    result = os.lstat(root.absolute(path))
+    end = path.find(b"/")
+    while end >= 0:
+        if stat.S_ISLNK(os.lstat(root.absolute(path[:end])).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        end = path.find(b"/", end + 1)
+    return result
+
+
+def _leaving_first(sightings: Sequence[Sighting]) -> list[Sighting]:
+    """Order sightings so that b -> c comes before a -> b, which would otherwise overwrite what moved on."""
+    leaving = {seen.change.old: seen for seen in sightings if isinstance(seen.change, Moved)}
+    ordered: dict[Location, Sighting] = {}
+    for sighting in sightings:
+        chain: dict[Location, Sighting] = {}
+        following: Sighting | None = sighting
+        while following is not None and (location := following.due.location) not in ordered and location not in chain:
+            chain[location] = following
+            following = leaving.get(location)
+        ordered.update(reversed(chain.items()))
+    return list(ordered.values())

@@ -13,7 +13,9 @@ from uuid import UUID
 
 from trackwatch.event import Event, EventType, MetadataForm, Outgoing, first_event_id
 
-_OUTGOING = "outbox.seq, generation, event_id, event_type, created_us, payload"
+# SQLite's largest integer.
+_SEQUENCE_MAX = (1 << 63) - 1
+_OUTGOING = "outbox.seq, generation, event_id, event_type, created_us, payload, path, old_path"
 
 
 def last_sequence(conn: sqlite3.Connection) -> int:
@@ -25,8 +27,17 @@ def last_sequence(conn: sqlite3.Connection) -> int:
 def append(conn: sqlite3.Connection, event: Event, form: MetadataForm) -> None:
     """Append an event; a trigger makes it pending."""
     conn.execute(
-        "INSERT INTO outbox(seq, event_id, event_type, path, created_us, payload) VALUES (?, ?, ?, ?, ?, ?)",
-        (event.sequence, event.event_id.bytes, event.event_type.value, event.path, event.at_us, event.to_json(form)),
+        "INSERT INTO outbox(seq, event_id, event_type, path, old_path, created_us, payload)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            event.sequence,
+            event.event_id.bytes,
+            event.event_type.value,
+            event.path,
+            event.old_path,
+            event.at_us,
+            event.to_json(form),
+        ),
     )
 
 
@@ -37,7 +48,10 @@ def pending(conn: sqlite3.Connection, limit: int, after: int = 0) -> list[Outgoi
         " WHERE parked = 0 AND outbox_pending.seq > ? ORDER BY outbox_pending.seq LIMIT ?",
         (after, limit),
     )
-    return [Outgoing(seq, gen, UUID(bytes=id_), EventType(kind), at, body) for seq, gen, id_, kind, at, body in rows]
+    return [
+        Outgoing(seq, gen, UUID(bytes=id_), EventType(kind), at, body, (path,) if old is None else (path, old))
+        for seq, gen, id_, kind, at, body, path, old in rows
+    ]
 
 
 def confirm(conn: sqlite3.Connection, confirmed: Iterable[tuple[int, int]]) -> None:
@@ -72,16 +86,16 @@ class Selection:
         values: list[object] = []
         if self.parked:
             conditions.append("seq IN (SELECT seq FROM outbox_pending WHERE parked = 1)")
-        # Ids sort by time and have an index, the column does not; it still decides within the microsecond.
+        # Ids sort by time and have an index, the column has none.
         if self.since_us is not None:
             conditions.append("event_id >= ?")
-            values.append(first_event_id(self.since_us))
+            values.append(_first_id(self.since_us))
         if self.until_us is not None:
             conditions.append("event_id < ?")
-            values.append(first_event_id(self.until_us))
+            values.append(_first_id(self.until_us))
         if self.sequences is not None:
             conditions.append("seq BETWEEN ? AND ?")
-            values += self.sequences
+            values += [min(sequence, _SEQUENCE_MAX) for sequence in self.sequences]
         if self.event_ids:
             conditions.append(f"event_id IN ({', '.join('?' * len(self.event_ids))})")
             values += [event_id.bytes for event_id in self.event_ids]
@@ -91,6 +105,15 @@ class Selection:
             conditions.append(f"event_type IN ({', '.join('?' * len(self.types))})")
             values += [kind.value for kind in self.types]
         return " AND ".join(conditions) or "0", values
+
+
+def _first_id(at_us: int) -> bytes:
+    # An id holds no time before 1970; unbounded, it would wrap round to the far future, and `until` mean everything.
+    return first_event_id(max(0, at_us))
+
+
+def _characters(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +129,9 @@ class Selected:
 def select(conn: sqlite3.Connection, selection: Selection) -> Selected:
     """Return what a selection chooses, in the order of the sequence."""
     if selection.path_glob is not None:
-        # latin-1 gives each byte one character, on both sides: names need not be UTF-8.
-        matches = re.compile(fnmatch.translate(selection.path_glob.decode("latin-1"))).match
-        conn.create_function("path_matches", 1, lambda path: matches(path.decode("latin-1")) is not None)
+        # A `?` is one character, or one byte of a name that is not UTF-8.
+        matches = re.compile(fnmatch.translate(_characters(selection.path_glob))).match
+        conn.create_function("path_matches", 1, lambda path: matches(_characters(path)) is not None)
     where, values = selection.where()
     rows = conn.execute(f"SELECT seq, created_us FROM outbox WHERE {where} ORDER BY seq", values).fetchall()
     if not rows:
@@ -118,9 +141,13 @@ def select(conn: sqlite3.Connection, selection: Selection) -> Selected:
 
 
 def replay(conn: sqlite3.Connection, sequences: Iterable[int]) -> None:
-    """Make events pending again, under their own ids; harmless for those that are pending already."""
+    """Make events pending again, under their own ids; harmless for those that are pending already.
+
+    The generation of one that was published begins at random: a confirm from before may still be under way (a batch
+    that was sent twice is confirmed twice), and must not fit.
+    """
     conn.executemany(
-        "INSERT INTO outbox_pending(seq) SELECT seq FROM outbox WHERE seq = ?"
+        "INSERT INTO outbox_pending(seq, generation) SELECT seq, abs(random() / 2) FROM outbox WHERE seq = ?"
         " ON CONFLICT(seq) DO UPDATE SET generation = generation + 1, parked = 0, last_error = NULL",
         ((sequence,) for sequence in sequences),
     )
@@ -158,6 +185,6 @@ def prune(conn: sqlite3.Connection, before_us: int, limit: int) -> int:
     cursor = conn.execute(
         "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE event_id < ? AND NOT EXISTS"
         " (SELECT 1 FROM outbox_pending WHERE outbox_pending.seq = outbox.seq) ORDER BY seq LIMIT ?)",
-        (first_event_id(before_us), limit),
+        (_first_id(before_us), limit),
     )
     return cursor.rowcount

@@ -25,6 +25,10 @@ from trackwatch.track import Observation, Signature, is_audio, suffix_of
 # small enough to stay in a processor's cache: 256 KiB to 1 MiB measured alike.
 BUFFER_BYTES = 512 * 1024
 
+# Gone, or something else than a file by now. EAGAIN: somebody holds a write lease on it (Samba does for its clients),
+# and opening it has asked for the lease back.
+MOVED_ON = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO, errno.EAGAIN}
+
 
 class _Writer(Enum):
     """Whether anybody has a file open for writing."""
@@ -50,15 +54,15 @@ def describe(
         FileProblem: the file cannot be read (permissions, a failing disk).
     """
     try:
-        # Not blocking: the path may have become a FIFO since it was looked at.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", opener=_opener) as file:
+            return _describe_open(file, path, quiet_s, at_ceiling, check_cancelled)
     except OSError as error:
         return _gone_or_problem(error)
-    with open(descriptor, "rb") as file:
-        try:
-            return _describe_open(file, path, quiet_s, at_ceiling, check_cancelled)
-        except OSError as error:
-            return _gone_or_problem(error)
+
+
+def _opener(path: bytes | str, flags: int) -> int:
+    # Not blocking: the path may have become a FIFO since it was looked at.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _describe_open(
@@ -128,6 +132,6 @@ def _age_s(result: os.stat_result) -> float:
 
 def _gone_or_problem(error: OSError) -> Rest:
     """Sort an error of a file that was there a moment ago: it has changed (look again), or it has a problem (tell)."""
-    if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO}:
+    if error.errno in MOVED_ON:
         return Rest.MOVED_ON
     raise FileProblem(f"not readable ({(error.strerror or str(error)).lower()})") from error

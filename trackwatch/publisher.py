@@ -28,6 +28,8 @@ BATCH_EVENTS = 200
 POLL_S = 1.0
 # How soon a broker's alarm shows in status.
 ALARM_LOOK_S = 0.25
+# A session that published nothing and lasted this long was a good one with nothing to do.
+LASTED_S = 60.0
 # Confirmed events are marked even while everything stops, if the store takes them within this.
 MARK_S = 3.0
 
@@ -103,12 +105,19 @@ class Publisher:
         """Publish until cancelled; return when the sink has gone for good."""
         away, refused = Backoff(base_s=0.2, cap_s=5), Backoff(base_s=5, cap_s=60)
         while True:
+            published = self.state.published
             try:
                 async with self._open_sink() as sink:
                     self._say(BrokerWord.CONNECTED)
-                    away.reset()
-                    refused.reset()
-                    await self._keep_session(sink)
+                    opened_at = trio.current_time()
+                    try:
+                        await self._keep_session(sink)
+                    finally:
+                        # Only a session that was of use begins the delays anew: a broker may let us in and refuse
+                        # every event (no permission to write), or fall over each time.
+                        if self.state.published > published or trio.current_time() - opened_at >= LASTED_S:
+                            away.reset()
+                            refused.reset()
             except BrokerUnavailable as error:
                 delay_s = away.next_s()
                 self._say(BrokerWord.UNAVAILABLE, str(error), retry_s=delay_s)
@@ -164,7 +173,7 @@ class Publisher:
                 with trio.move_on_after(POLL_S):
                     await committed.wait()
                 continue
-            held = await self._publish(sink, batch)
+            held = await self._publish(sink, one_for_each_path(batch))
             if held is None:
                 limit = BATCH_EVENTS
                 self._held.reset()
@@ -181,10 +190,13 @@ class Publisher:
         outcomes: dict[int, Outcome] = {}
         try:
             await sink.publish(batch, outcomes)
-        finally:
-            # Also when the session broke or everything stops: what was confirmed need not be sent again.
+        except BaseException:
+            # The session broke, or everything stops: what was confirmed need not be sent again.
             with trio.move_on_after(MARK_S, shield=True):
                 await self._mark(batch, outcomes)
+            raise
+        # However long the store takes: to go on without it would send the same events again and again.
+        await self._mark(batch, outcomes)
         for verdict, word in _HELD.items():
             reasons = [outcome.reason for outcome in outcomes.values() if outcome.verdict is verdict]
             if reasons and (verdict is Verdict.REJECTED or self._unroutable is Unroutable.HOLD):
@@ -220,6 +232,20 @@ class Publisher:
         if changed and word is not BrokerWord.CLOSED:
             level = {BrokerWord.CONNECTED: log.info, BrokerWord.REFUSED: log.error}.get(word, log.warning)
             level(f"broker {word}", **({"reason": reason} if reason else {}), **fields)
+
+
+def one_for_each_path(batch: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    """Return the beginning of a batch up to where a path comes up again.
+
+    The events of a batch are on their way together: one that is returned or rejected would be overtaken by later ones.
+    Those must not be about its file.
+    """
+    seen: set[bytes] = set()
+    for number, event in enumerate(batch):
+        if not seen.isdisjoint(event.paths):
+            return batch[:number]
+        seen.update(event.paths)
+    return batch
 
 
 _HELD = {Verdict.UNROUTABLE: BrokerWord.UNROUTABLE, Verdict.REJECTED: BrokerWord.REJECTED}

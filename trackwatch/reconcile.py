@@ -85,6 +85,7 @@ class Reconcile:
             findings=Findings(self.hint, self._offer, self._drained, self._hold, lambda: self._work.set()),
             sweep_s=sweep_s,
         )
+        self.is_held_back = False
         self._work = trio.Event()  # something for the dispatch loop to do
         self._turn = trio.Event()  # the dispatch loop has gone round once more
 
@@ -105,6 +106,12 @@ class Reconcile:
         """Note that something may have happened at a location."""
         self._settle.hint(location, trio.current_time())
         self._work.set()
+
+    def hold_back(self, hold: bool) -> None:
+        """Take no more work for now (the outbox is full), or go on; hints go on merging, and nothing is lost."""
+        if hold is not self.is_held_back:
+            self.is_held_back = hold
+            self._work.set()
 
     def probed(self) -> None:
         """Called by a worker that has read its file and has only to record it: another may begin to read."""
@@ -167,6 +174,9 @@ class Reconcile:
             for root_id in self._settle.take_flooded():
                 log.warning("flooded with changes, sweeping instead", root=self._roots[root_id].path)
                 self._sweeper.ask(Location(root_id, b""))
+            if self.is_held_back:
+                await self._work.wait()
+                continue
             await self._let_go()
             due = self._settle.take_due(trio.current_time(), LOOK_MAX, bulk=not self._ready_bulk)
             if due:

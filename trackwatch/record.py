@@ -137,7 +137,7 @@ class Ledger:
 
     def _record_moved(self, change: Moved) -> bool:
         known = catalogue.find(self.conn, change.old)
-        if known is None:
+        if known is None or change.old == change.new:
             return False
         if not (
             known.signature.same_file(change.signature) if change.sha256 is None else known.sha256 == change.sha256

@@ -46,7 +46,7 @@ class _Dirty:
     last_at: float
     due_at: float
     is_live: bool
-    hinted_again: bool = False  # while in hand
+    again_at: float | None = None  # when it was first hinted again while in hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class DirtySet:
         """Note that something may have happened at a path just now."""
         held = self._in_hand.get(location)
         if held is not None:
-            held.hinted_again = True
+            held.again_at = now if held.again_at is None else held.again_at
             held.last_at = now
             return
         first_at = now
@@ -111,13 +111,15 @@ class DirtySet:
         """Say what came of a path that was taken."""
         dirty = self._in_hand.pop(location)
         if rest is Rest.DONE:
-            if dirty.hinted_again:
-                self._wait(location, now, dirty.last_at, self._quiet_s)
+            if dirty.again_at is not None:
+                self._wait(location, dirty.again_at, dirty.last_at, self._quiet_s)
             return
         quiet_s = UNKNOWN_WRITER_QUIET_S if rest is Rest.UNSURE else self._quiet_s
         last_at = now if rest is Rest.MOVED_ON else dirty.last_at
-        # After the ceiling was reached and the look failed all the same, a new period begins.
-        first_at = now if now >= dirty.first_at + self._ceiling_s else dirty.first_at
+        # After the ceiling was reached and the look failed all the same, a new period begins; and what a path waited in
+        # the bulk lane was no change of it.
+        is_new_period = not dirty.is_live or now >= dirty.first_at + self._ceiling_s
+        first_at = now if is_new_period else dirty.first_at
         self._wait(location, first_at, last_at, quiet_s, not_before=now + (0.05 if rest is Rest.LATER else 0))
 
     def next_due_at(self, *, bulk: bool = True) -> float | None:
@@ -153,8 +155,8 @@ class DirtySet:
 
     def _take(self, location: Location, dirty: _Dirty, now: float) -> Due:
         self._in_hand[location] = dirty
-        dirty.hinted_again = False
-        at_ceiling = now >= dirty.first_at + self._ceiling_s
+        dirty.again_at = None
+        at_ceiling = dirty.is_live and now >= dirty.first_at + self._ceiling_s
         return Due(location, dirty.is_live, now - dirty.last_at, at_ceiling)
 
     def _wait(

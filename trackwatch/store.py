@@ -13,7 +13,7 @@ import sqlite3
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ GROUP_MAX = 500
 WAITING_MAX = 1000
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
 RETRYABLE = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY"})
+# `status` takes the lock for an instant to see whether somebody holds it; a start at that very moment tries again.
+LOCK_TRIES, LOCK_PAUSE_S = 10, 0.02
 
 log = structlog.get_logger()
 
@@ -224,8 +226,12 @@ class _WorkFailed(Exception):
 
 
 def _is_retryable(error: sqlite3.Error) -> bool:
+    return _is_one_of(error, RETRYABLE)
+
+
+def _is_one_of(error: sqlite3.Error, codes: Iterable[str]) -> bool:
     name = getattr(error, "sqlite_errorname", "")
-    return any(name == code or name.startswith(code + "_") for code in RETRYABLE)
+    return any(name == code or name.startswith(code + "_") for code in codes)
 
 
 def _translated(error: sqlite3.Error, path: Path) -> StoreBusy | StoreError:
@@ -243,7 +249,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     # stat, never open: closing a second descriptor of the file would drop SQLite's POSIX locks on it.
     try:
         stat = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return stat.st_dev, stat.st_ino
 
@@ -293,19 +299,29 @@ def _locked(state_dir: Path) -> Iterator[None]:
             " or set TRACKWATCH_STATE_DIR to a folder that is"
         ) from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_file(lock):
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
             raise StoreError(
                 f"state {str(state_dir)!r} is in use by pid {holder or 'unknown'}; one instance per state folder"
                 " (set TRACKWATCH_STATE_DIR)"
-            ) from None
+            )
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(lock)
+
+
+def _lock_file(descriptor: int) -> bool:
+    for tries_left in reversed(range(LOCK_TRIES)):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if tries_left:
+                time.sleep(LOCK_PAUSE_S)  # blocks the event loop, where nothing else runs yet
+        else:
+            return True
+    return False
 
 
 def running_pid(state_dir: Path) -> int | None:
@@ -335,27 +351,36 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         conn.execute("PRAGMA secure_delete = OFF")
         conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
         _migrate(conn, path)
-    except sqlite3.Error as error:
+    except BaseException as error:
         if conn is not None:
             conn.close()
-        raise _refusal(error, path) from error
-    except StoreError:
-        if conn is not None:
-            conn.close()
+        if isinstance(error, sqlite3.Error):
+            raise _refusal(error, path) from error
+        if isinstance(error, OSError):
+            raise StoreError(f"cannot create the state database {str(path)!r}: {_reason(error)}") from error
         raise
     return conn
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
+    if _is_one_of(error, ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return StoreError(
+            f"cannot open the state database {str(path)!r}: {error}; make it and its folder writable for user"
+            f" {os.geteuid()}, or be the user who owns them"
+        )
     translated = _translated(error, path)
     return translated if isinstance(translated, StoreError) else StoreError(str(translated))
+
+
+_LOGS = ("-wal", "-shm", "-journal")
 
 
 def _create(path: Path) -> None:
     """Create the database under another name first: a crash here never leaves a half-made one under its own."""
     new = path.with_name(path.name + ".new")
-    for leftover in path.parent.glob(new.name + "*"):
-        leftover.unlink()
+    # A log that outlived its database (somebody deleted that alone) would be played into the new one, and damage it.
+    for leftover in (*path.parent.glob(new.name + "*"), *(path.with_name(path.name + tail) for tail in _LOGS)):
+        leftover.unlink(missing_ok=True)
     conn = _connect(new, "rwc")
     try:
         conn.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has no effect once there is a table

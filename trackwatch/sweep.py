@@ -4,6 +4,7 @@ Synchronous, runs in a thread. Memory stays bounded: the walk and the catalogue 
 it says are hints, to be looked at again; but it never calls files missing below a directory that it could not list.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -135,6 +136,9 @@ def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, b
     is_odd = False
     try:
         own = os.stat(absolute, follow_symlinks=not path)
+        if not stat.S_ISDIR(own.st_mode):
+            # Made since its parent was listed, and scandir would follow a symlink.
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with os.scandir(absolute) as entries:
             for entry in entries:
                 child = prefix + entry.name
@@ -171,10 +175,12 @@ def differences(
     Directories and what could not be listed are passed on; a file whose signature is unchanged is only counted.
     """
     catalogued = next(known, None)
-    sealed: bytes | None = None  # the subtree about which nothing may be concluded
+    # The subtrees about which nothing may be concluded, and that the merge has not passed. There may be several: the
+    # walk comes to `a` right after `a-b`, and then the merge has not come to `a-b/...` yet.
+    sealed: list[bytes] = []
 
     def is_sealed(path: bytes) -> bool:
-        return sealed is not None and (not sealed or path == sealed or path.startswith(sealed + b"/"))
+        return any(not top or path == top or path.startswith(top + b"/") for top in sealed)
 
     for sight in sights:
         if isinstance(sight, Directory):
@@ -186,7 +192,8 @@ def differences(
                 if not is_sealed(catalogued[0]):
                     yield Missing(catalogued[0])
                 catalogued = next(known, None)
-            sealed = sight.path
+            sealed = [top for top in sealed if catalogued is not None and (not top or top + b"0" > catalogued[0])]
+            sealed.append(sight.path)
             yield sight
             continue
         count(sight)

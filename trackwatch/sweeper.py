@@ -173,6 +173,8 @@ class Sweeper:
         listed = await self._list_directories(state, b"")
         state.directories, state.files_listed = len(listed), sum(directory.files for directory in listed)
         state.blind = set()
+        if not state.is_swept and state.word is RootWord.STARTING:
+            _introduce(state)
         await self._cover(state, listed)
         missing = await self._compare(state, b"", reader, is_live=False)
         if missing and not await reader.read(partial(self._may_conclude, root)):
@@ -296,6 +298,15 @@ class Sweeper:
 
     def _watched(self, state: RootState, directory: Directory) -> Watched:
         return Watched(state.root.absolute(directory.path), directory.inode)
+
+
+def _introduce(state: RootState) -> None:
+    path = os.fsdecode(state.root.path)
+    found = f"{state.files_listed:,} files in {state.directories:,} directories"
+    words = " · ".join(part for part in (path, state.fstype, found) if part)
+    log.info(
+        "root", path=path, fstype=state.fstype, files=state.files_listed, directories=state.directories, words=words
+    )
 
 
 def _fstype(path: bytes) -> str:

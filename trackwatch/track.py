@@ -20,7 +20,9 @@ TagValue = str | int | bool
 
 def suffix_of(path: bytes) -> bytes:
     """Return what follows the last dot of a file's name, in lower case; empty if there is none."""
-    return os.path.splitext(path)[1][1:].lower()
+    # Not splitext, for which ".mp3" is a name without a suffix: the patterns want such a file, as audio.
+    _, dot, suffix = path.rpartition(b"/")[2].rpartition(b".")
+    return suffix.lower() if dot else b""
 
 
 def is_audio(path: bytes) -> bool:

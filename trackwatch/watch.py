@@ -4,9 +4,13 @@ It watches explicit lists of real directories (recursive watches lose files of n
 stop half-way at the first error, all in silence). The lists are arms: each is one awatch, one inotify instance.
 New directories get a small arm of their own; small arms are merged, the new one armed before the old ones stop, because
 stopping first loses what happens in between. A hint may be late, doubled or missing; sweeping is what makes it true.
+Whether the kernel really watches what it was asked to is read from /proc/self/fdinfo, where that exists: a limit that
+was reached, or watches that went with an unmounted file system, are told by nothing else.
 """
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -31,6 +35,8 @@ ARMS_MAX = 6
 # An arm that lived this long did not die of what killed the one before.
 LONG_LIFE_S = 60
 
+_WATCH_LINE = re.compile(rb"inotify wd:[0-9a-f]+ ino:([0-9a-f]+) ")
+
 log = structlog.get_logger()
 
 
@@ -47,6 +53,9 @@ class _Arm:
     paths: set[bytes]
     since: float
     stop: trio.Event = field(default_factory=trio.Event)
+    descriptor: int | None = None  # of its inotify instance; None where /proc does not tell
+    is_dead: bool = False
+    is_comparable: bool = False  # whether this file system's watches bear the inode numbers that stat tells
 
 
 class Watch:
@@ -85,6 +94,20 @@ class Watch:
                     await self._merge()
             return len(fresh)
 
+    async def audit(self) -> list[bytes]:
+        """Return the directories that the kernel has stopped to watch; they are no longer covered."""
+        async with self._one_at_a_time:
+            lost: list[bytes] = []
+            for arm in self._arms:
+                if arm.descriptor is None or not arm.is_comparable:
+                    continue
+                watched = await trio.to_thread.run_sync(_watched_inodes, arm.descriptor)
+                lost += [path for path in arm.paths if self._covered[path][0] not in watched]
+            for path in lost:
+                _, arm = self._covered.pop(path)
+                arm.paths.discard(path)
+            return lost
+
     def statistics(self) -> dict[str, int]:
         """Return how many directories are watched, and with how many inotify instances."""
         return {"directories": len(self._covered), "instances": len(self._arms)}
@@ -97,14 +120,41 @@ class Watch:
     async def _arm(self, directories: dict[bytes, int]) -> None:
         assert self._nursery is not None, "run() is not running"
         arm = _Arm(set(directories), trio.current_time())
+        before = _inotify_descriptors()
         self._nursery.start_soon(self._listen, arm)
         # awatch builds its watcher in its first step, before it waits for anything. A task that was started has taken
         # that step after two checkpoints: the first may run before it in the same round of the scheduler.
         for _ in range(2):
             await trio.lowlevel.checkpoint()
+        if arm.is_dead:
+            return  # its doubt follows
         self._arms.append(arm)
         for path, inode in directories.items():
             self._covered[path] = (inode, arm)
+        # Nobody else opens inotify instances here, and one arm is made at a time.
+        made = _inotify_descriptors() - before
+        if len(made) == 1:
+            (arm.descriptor,) = made
+            await self._check(arm, directories)
+
+    async def _check(self, arm: _Arm, directories: dict[bytes, int]) -> None:
+        """Note which directories of a new arm the kernel does not watch after all: its limit was reached."""
+        assert arm.descriptor is not None
+        watched = await trio.to_thread.run_sync(_watched_inodes, arm.descriptor)
+        inodes = set(directories.values())
+        arm.is_comparable = watched <= inodes
+        if len(watched) >= len(inodes) or not arm.is_comparable:
+            return
+        left_out = [path for path in arm.paths if directories[path] not in watched]
+        for path in left_out:
+            arm.paths.discard(path)
+            del self._covered[path]
+        # One that has gone since it was listed is no news; a limit leaves many.
+        there = await trio.to_thread.run_sync(lambda: [path for path in left_out if os.path.lexists(path)])
+        if there:
+            reason = f"raise fs.inotify.max_user_watches (now {_limit('max_user_watches')}); they are swept meanwhile"
+            watched_now = len(self._covered)
+            log.warning("too many directories", reason=reason, watched=watched_now, left_out=len(there))
 
     async def _merge(self) -> None:
         """Replace the small arms by one; the largest is left alone unless the others have grown to half of it."""
@@ -146,7 +196,7 @@ class Watch:
         except* (OSError, WatchfilesRustInternalError) as group:
             # watchfiles dies of a single undecodable name, and of exhausted limits. What it had not told yet is lost:
             # the sweep that the doubt asks for finds it.
-            await self._bury(arm, str(group.exceptions[0])[:300])
+            await self._bury(arm, _reason(group))
 
     def _tell(self, kind: Change, path: bytes) -> None:
         if kind is not Change.modified and path in self._covered:
@@ -162,6 +212,7 @@ class Watch:
 
     async def _bury(self, arm: _Arm, reason: str) -> None:
         """Forget a dead arm, and doubt what it watched, after a while: a lasting cause would make a busy loop."""
+        arm.is_dead = True
         if arm in self._arms:
             self._arms.remove(arm)
         for path in arm.paths:
@@ -173,6 +224,47 @@ class Watch:
         log.warning("watch died", directories=len(arm.paths), reason=reason, retry_s=round(delay_s, 2))
         await trio.sleep(delay_s)
         self._doubt(list(arm.paths))
+
+
+def _inotify_descriptors() -> set[int]:
+    try:
+        descriptors = os.listdir("/proc/self/fd")
+    except OSError:
+        return set()
+    found = set()
+    for descriptor in descriptors:
+        # One that was closed since it was listed is none of ours.
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{descriptor}") == "anon_inode:inotify":
+                found.add(int(descriptor))
+    return found
+
+
+def _watched_inodes(descriptor: int) -> set[int]:
+    """Return the inode numbers that an inotify instance watches, by the kernel's own account."""
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as lines:
+            return {int(match[1], 16) for line in lines if (match := _WATCH_LINE.match(line))}
+    except OSError:
+        return set()
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    reason = str(error)[:300]
+    if "os error 24" in reason or "Too many open files" in reason:
+        limit = _limit("max_user_instances")
+        return f"{reason}; raise fs.inotify.max_user_instances (now {limit}); everything is swept meanwhile"
+    return reason
+
+
+def _limit(name: str) -> str:
+    try:
+        with open(f"/proc/sys/fs/inotify/{name}") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
 
 
 async def _stop_when_cancelled(stop: trio.Event) -> None:

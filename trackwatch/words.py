@@ -61,7 +61,7 @@ def _render_words(_logger: object, _method: str, event: MutableMapping[str, Any]
     event.pop("timestamp", None)
     words = event.pop("words", None)
     rest = str(words) if words is not None else _fields(event)
-    line = f"{escape(name):<10}{escape(rest)}".rstrip()
+    line = f"{escape(name):<9} {escape(rest)}".rstrip()
     return f"[{style}]{line}[/]" if style else line
 
 

@@ -182,7 +182,7 @@ def test_odd_files_are_told_or_shown_as_problems_and_the_others_go_on(
     (root / "empty.mp3").touch()
     (root / "broken.flac").write_bytes(b"fLaC" + bytes(range(256)) * 20)
     undecodable = os.fsencode(root) + b"/\xff\xfe.mp3"
-    shutil.copy(AUDIO / "track.mp3", undecodable)
+    shutil.copy(os.fsencode(AUDIO / "track.mp3"), undecodable)
     (root / "fifo.mp3").symlink_to("/dev/null")
     os.mkfifo(root / "pipe.mp3")
     running = daemon(root)
@@ -196,7 +196,7 @@ def test_odd_files_are_told_or_shown_as_problems_and_the_others_go_on(
     code, status = running.status()
     assert (code, status["problems"]["count"]) == (0, 2)
     os.unlink(undecodable)
-    shutil.copy(AUDIO / "track.mp3", os.fsencode(root) + b"/again\xff.mp3")
+    shutil.copy(os.fsencode(AUDIO / "track.mp3"), os.fsencode(root) + b"/again\xff.mp3")
     wait_for_fold(running, root, "a change beside undecodable names")
 
 

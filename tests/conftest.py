@@ -1,0 +1,136 @@
+"""The fixtures of the test bed: brokers, libraries and daemons, all real, all gone after the test.
+
+Tests that use a broker carry the marker `broker`. Without the server package they fail, and say what to install.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bed.daemon import AnyPath, Daemon
+from tests.bed.rabbit import RabbitNode, RabbitNotInstalledError
+from tests.bed.recorder import Recorder
+
+BROKER_FIXTURES = {"rabbit", "vhost_url", "own_rabbit"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a broker."""
+    for item in items:
+        if BROKER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("broker")
+
+
+def started_rabbit(folder: Path, config: str = "") -> RabbitNode:
+    """Return a running node. A machine without the server fails the test: a skipped one would look like a pass."""
+    try:
+        node = RabbitNode(folder, config=config)
+    except RabbitNotInstalledError as error:
+        pytest.fail(str(error), pytrace=False)
+    node.start()
+    return node
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """The broker that tests share, each in a vhost of its own. Not for killing or freezing."""
+    node = started_rabbit(tmp_path_factory.mktemp("rabbit"))
+    yield node
+    node.close()
+
+
+@pytest.fixture(scope="session")
+def vhost_names(rabbit: RabbitNode) -> Iterator[str]:
+    """Names of fresh vhosts, made ten at a time because a call costs half a second."""
+
+    def names() -> Iterator[str]:
+        for batch in count():
+            fresh = [f"test-{batch}-{number}" for number in range(10)]
+            rabbit.add_vhost(*fresh)
+            yield from fresh
+
+    return names()
+
+
+@pytest.fixture
+def vhost_url(rabbit: RabbitNode, vhost_names: Iterator[str]) -> str:
+    """The AMQP URL of a fresh vhost on the shared broker."""
+    return rabbit.url(next(vhost_names))
+
+
+@pytest.fixture
+def own_rabbit(tmp_path: Path) -> Iterator[Callable[..., RabbitNode]]:
+    """Make started nodes for this test alone, to kill and to freeze: `own_rabbit(config="")`."""
+    with ExitStack() as stack:
+        numbers = count(1)
+
+        def make(config: str = "") -> RabbitNode:
+            node = started_rabbit(tmp_path / f"rabbit-{next(numbers)}", config)
+            stack.callback(node.close)
+            return node
+
+        yield make
+
+
+@pytest.fixture
+def recorder() -> Iterator[Callable[..., Recorder]]:
+    """Make recorders that end with the test: `recorder(url, queue_type="quorum", consume=False)`."""
+    with ExitStack() as stack:
+
+        def make(url: str, **options: Any) -> Recorder:
+            made = Recorder(url, **options)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Callable[..., Path]:
+    """Make directories of real audio files: `library(12, name="music", size_bytes=None, seed=0)`."""
+
+    def make(files: int, *, name: str = "music", size_bytes: int | None = None, seed: int = 0) -> Path:
+        # Here, because most tests have no use for it.
+        from tests.data.make_library import make_library
+
+        directory = tmp_path / name
+        directory.mkdir(exist_ok=True)
+        make_library(str(directory), files, size_bytes=size_bytes, seed=seed)
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Make daemons that are not yet started: `daemon(roots, state_dir=None, env=..., args=..., user=...)`."""
+    with ExitStack() as stack:
+        numbers = count(1)
+
+        def make(
+            roots: AnyPath | Iterable[AnyPath],
+            state_dir: str | os.PathLike[str] | None = None,
+            *,
+            env: Mapping[str, str] | None = None,
+            args: Sequence[str] = (),
+            user: int | None = None,
+        ) -> Daemon:
+            number = next(numbers)
+            state_dir = state_dir or tmp_path / f"state-{number}"
+            return stack.enter_context(Daemon(roots, state_dir, env=env, args=args, user=user))
+
+        yield make
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A directory that every user can reach, for daemons with `user=` (pytest's own belong to one user alone)."""
+    with tempfile.TemporaryDirectory(prefix="trackwatch-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)

@@ -1,0 +1,76 @@
+"""Whatever happens to the bytes of a file, reading its tags ends in metadata that can be sent, or in TagsUnreadable."""
+
+import io
+import json
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.data import expected
+from trackwatch.event import metadata_json
+from trackwatch.tags import MAX_DURATION_S, MAX_TEXT, TagsUnreadable, read_tags
+from trackwatch.track import AUDIO_SUFFIXES, Metadata
+
+TAG_NAMES = set(expected.TAGS) | {"compilation"}
+
+
+def fixture_bytes(suffix: str) -> bytes:
+    with open(expected.path_of(suffix), "rb") as file:
+        return file.read()
+
+
+FIXTURES = {suffix: fixture_bytes(suffix) for suffix in AUDIO_SUFFIXES}
+
+# The first and the last few hundred bytes say where everything else is, so more than half of the edits go there.
+places = st.one_of(st.floats(0, 1), st.floats(0, 0.1), st.floats(0.9, 1))
+interesting = st.sampled_from([bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\x08", b"\x80", b"ID3\x04", b"OggS"])
+replacements = st.one_of(st.binary(min_size=1, max_size=8), interesting)
+edits = st.tuples(
+    st.sampled_from(["overwrite", "insert", "cut", "truncate"]), places, replacements, st.integers(1, 400)
+)
+
+
+def edited(content: bytes, edit: tuple[str, float, bytes, int]) -> bytes:
+    deed, place, replacement, length = edit
+    at = int(place * len(content))
+    match deed:
+        case "overwrite":
+            return content[:at] + replacement + content[at + len(replacement) :]
+        case "insert":
+            return content[:at] + replacement + content[at:]
+        case "cut":
+            return content[:at] + content[at + length :]
+        case _:
+            return content[:at]
+
+
+def read_or_reason(content: bytes, suffix: str) -> Metadata | str:
+    try:
+        return read_tags(io.BytesIO(content), suffix, len(content))
+    except TagsUnreadable as unreadable:
+        return str(unreadable)
+
+
+@settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(made=st.sampled_from(AUDIO_SUFFIXES), named=st.sampled_from(AUDIO_SUFFIXES), changes=st.lists(edits, max_size=6))
+def test_a_mutated_file_is_described_in_the_words_of_the_contract_or_unreadable(
+    made: str, named: str, changes: list[tuple[str, float, bytes, int]]
+) -> None:
+    content = FIXTURES[made]
+    for change in changes:
+        content = edited(content, change)
+    metadata = read_or_reason(content, named)
+    if isinstance(metadata, str):
+        assert metadata.isprintable()
+        return
+    json.dumps(metadata_json(metadata), allow_nan=False, ensure_ascii=False).encode()
+    assert metadata.duration_s is None or 0 < metadata.duration_s <= MAX_DURATION_S
+    for whole in (metadata.bitrate, metadata.sample_rate, metadata.channels):
+        assert whole is None or (type(whole) is int and whole > 0)
+    for name, value in (metadata.tags or {}).items():
+        assert name in TAG_NAMES
+        if isinstance(value, str):
+            assert 0 < len(value) <= MAX_TEXT
+            assert value == value.strip()
+        else:
+            assert value > 0 or name == "compilation"

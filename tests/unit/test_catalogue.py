@@ -1,0 +1,202 @@
+"""The catalogue's SQL on a real database: subtrees of bytes, chunked reading, roots, problems."""
+
+import sqlite3
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trackwatch import catalogue
+from trackwatch.catalogue import CHUNK_ROWS, Description, Entry, RootTotals
+from trackwatch.store import _open_for_writing
+from trackwatch.track import Location, Root, Signature
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """A state as the store makes it."""
+    conn = _open_for_writing(Path(tmp_path_factory.mktemp("state")) / "trackwatch.db")
+    yield conn
+    conn.close()
+
+
+@pytest.fixture
+def conn(schema: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A copy of it in memory, with the roots 1 and 2."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    schema.backup(copy)
+    copy.execute("PRAGMA foreign_keys = ON")
+    catalogue.claim_roots(copy, (b"/music", b"/more"))
+    yield copy
+    copy.close()
+
+
+def put(
+    conn: sqlite3.Connection,
+    *paths: bytes,
+    root_id: int = 1,
+    content: bytes = b"one",
+    inode: int = 1,
+    described: Description | None = None,
+) -> int:
+    """Catalogue files and return the id of the last one."""
+    file_id = 0
+    for path in paths:
+        seen = Signature(5, inode, len(content), 10, 20, None)
+        digest = sha256(content).digest()
+        file_id = catalogue.put(conn, Entry(0, Location(root_id, path), seen, digest, digest[:16], 1), described)
+    return file_id
+
+
+# All that sorts near "a/": the range of a subtree must hold nothing else.
+NEIGHBOURS = (b"a", b"a-b", b"a-b/x", b"a.mp3", b"a/x", b"a/x/y", b"a/\xff", b"a0", b"a0/x", b"aa", b"b", b"\xff")
+
+
+def test_a_subtree_is_what_lies_below_it_and_nothing_that_sorts_near(conn: sqlite3.Connection) -> None:
+    """Names with `-`, `.` and `0` sort around the slash."""
+    put(conn, *NEIGHBOURS)
+    put(conn, b"a/other", root_id=2)
+    below = [b"a/x", b"a/x/y", b"a/\xff"]
+    assert catalogue.find_below(conn, Location(1, b"a")) == below
+    assert [path for path, _ in catalogue.signatures(conn, Location(1, b"a"))] == below
+    assert catalogue.any_below(conn, Location(1, b"a"))
+    assert catalogue.find_below(conn, Location(1, b"a/x")) == [b"a/x/y"]
+    for leaf in (b"a.mp3", b"b", b"c", b"a/x/y", b"\xff"):
+        assert catalogue.find_below(conn, Location(1, leaf)) == []
+        assert not catalogue.any_below(conn, Location(1, leaf))
+
+
+def test_an_empty_path_means_the_whole_root(conn: sqlite3.Connection) -> None:
+    """For each of the questions about a subtree."""
+    assert not catalogue.any_below(conn, Location(1, b""))
+    put(conn, *NEIGHBOURS)
+    assert catalogue.find_below(conn, Location(1, b"")) == sorted(NEIGHBOURS)
+    assert [path for path, _ in catalogue.signatures(conn, Location(1, b""))] == sorted(NEIGHBOURS)
+    assert catalogue.any_below(conn, Location(1, b""))
+    assert not catalogue.any_below(conn, Location(2, b""))
+
+
+NAME = st.lists(st.sampled_from([b"a", b"-", b".", b"/", b"0", b"\xff", b"\x01"]), min_size=1, max_size=5).map(b"".join)
+
+
+@given(paths=st.frozensets(NAME, max_size=20), directory=NAME)
+def test_a_subtree_is_a_matter_of_the_slash_alone(paths: frozenset[bytes], directory: bytes) -> None:
+    """The range and the prefix say the same of any bytes."""
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    conn.execute(
+        "CREATE TABLE catalogue(root_id INTEGER, path BLOB, dev, inode, size_bytes, mtime_ns, ctime_ns, btime_ns)"
+    )
+    conn.executemany("INSERT INTO catalogue VALUES (1, ?, 1, 1, 1, 1, 1, 1)", [(path,) for path in paths])
+    expected = sorted(path for path in paths if path.startswith(directory + b"/"))
+    # A path that ends in a slash is no file's: `signatures` leaves out the directory's own name with a slash.
+    named = [path for path in expected if path != directory + b"/"]
+    assert catalogue.find_below(conn, Location(1, directory)) == expected
+    assert catalogue.any_below(conn, Location(1, directory)) == bool(expected)
+    assert [path for path, _ in catalogue.signatures(conn, Location(1, directory))] == named
+    conn.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS + 7])
+def test_chunks_join_without_loss_or_double(conn: sqlite3.Connection, count: int) -> None:
+    """At each side of a boundary, below a directory and for the whole root."""
+    paths = [b"d/%06d" % number for number in range(count)]
+    conn.execute("BEGIN")
+    put(conn, *paths)
+    put(conn, b"c", b"d0", b"e")
+    conn.execute("COMMIT")
+    assert [path for path, _ in catalogue.signatures(conn, Location(1, b"d"))] == paths
+    assert [path for path, _ in catalogue.signatures(conn, Location(1, b""))] == [b"c", *paths, b"d0", b"e"]
+
+
+def test_what_is_written_behind_the_cursor_is_seen_from_the_next_chunk_on(conn: sqlite3.Connection) -> None:
+    """Nothing that stays is left out or told twice, and no read stays open between chunks."""
+    conn.execute("BEGIN")
+    put(conn, *(b"%06d" % number for number in range(0, 6 * CHUNK_ROWS, 2)))
+    conn.execute("COMMIT")
+    seen: list[bytes] = []
+    for path, _ in catalogue.signatures(conn, Location(1, b"")):
+        if len(seen) == CHUNK_ROWS // 2:
+            put(conn, b"000001", b"%06d" % (5 * CHUNK_ROWS + 1), b"999999")
+            conn.execute("DELETE FROM catalogue WHERE path = ?", (b"%06d" % (4 * CHUNK_ROWS),))
+            conn.execute("UPDATE catalogue SET inode = 77 WHERE path = ?", (b"999999",))
+        seen.append(path)
+    assert seen == sorted(set(seen))
+    assert b"000001" not in seen
+    assert {b"999999", b"%06d" % (5 * CHUNK_ROWS + 1)} < set(seen)
+    assert b"%06d" % (4 * CHUNK_ROWS) not in seen
+    assert len(seen) == 3 * CHUNK_ROWS + 2 - 1
+
+
+def test_putting_a_file_again_keeps_its_id(conn: sqlite3.Connection) -> None:
+    """And its description, unless another is given; an empty one takes it away."""
+    described = Description({"format": "audio/mpeg"}, None)
+    first = put(conn, b"a", described=described)
+    assert put(conn, b"a", content=b"two") == first
+    assert catalogue.describe(conn, first) == described
+    put(conn, b"a", described=Description(None, "cut off"))
+    assert catalogue.describe(conn, first) == Description(None, "cut off")
+    put(conn, b"a", described=Description())
+    assert catalogue.describe(conn, first) == Description()
+    assert conn.execute("SELECT count(*) FROM catalogue_metadata").fetchone() == (0,)
+
+
+def test_files_are_found_by_inode_and_by_content(conn: sqlite3.Connection) -> None:
+    """A farm of links or copies gives a few candidates, not all."""
+    put(conn, b"a", b"b", inode=1)
+    put(conn, b"c", content=b"two", inode=1 << 63)
+    assert {entry.location.path for entry in catalogue.find_inode(conn, 1)} == {b"a", b"b"}
+    assert [entry.signature.inode for entry in catalogue.find_inode(conn, 1 << 63)] == [1 << 63]
+    one = sha256(b"one").digest()
+    assert {entry.location.path for entry in catalogue.find_content(conn, one, 3)} == {b"a", b"b"}
+    assert catalogue.find_content(conn, one, 4) == []
+    put(conn, *(b"farm/%d" % number for number in range(100)), inode=1)
+    assert len(catalogue.find_inode(conn, 1)) == catalogue.CANDIDATES_MAX
+
+
+def test_a_file_cannot_be_put_where_another_is(conn: sqlite3.Connection) -> None:
+    """The schema refuses two files under one name."""
+    first = put(conn, b"a")
+    put(conn, b"b")
+    with pytest.raises(sqlite3.IntegrityError):
+        catalogue.relocate(conn, first, Location(1, b"b"), Signature(1, 1, 1, 1, 1), 2)
+
+
+def test_a_root_under_another_device_number_keeps_its_files(conn: sqlite3.Connection) -> None:
+    """Only those of that root which had the old number."""
+    put(conn, b"a")
+    put(conn, b"a", root_id=2)
+    catalogue.renumber_device(conn, 1, 5, (1 << 64) - 1)
+    assert [signature.dev for _, signature in catalogue.signatures(conn, Location(1, b""))] == [(1 << 64) - 1]
+    assert [signature.dev for _, signature in catalogue.signatures(conn, Location(2, b""))] == [5]
+
+
+def test_totals_are_those_of_each_root(conn: sqlite3.Connection) -> None:
+    """Also of one without files."""
+    put(conn, b"a", b"b")
+    catalogue.set_swept(conn, 1, 42)
+    assert catalogue.totals(conn) == [
+        RootTotals(Root(1, b"/music"), 2, 6, 42),
+        RootTotals(Root(2, b"/more"), 0, 0, None),
+    ]
+
+
+def test_problems_of_both_kinds_are_counted_and_listed(conn: sqlite3.Connection) -> None:
+    """Files that could not be described come first, the newest of them first, up to the limit."""
+    put(conn, b"tags.mp3", described=Description(None, "cut off"))
+    put(conn, b"good.mp3", described=Description({"format": "audio/mpeg"}))
+    catalogue.set_problem(conn, Location(1, b"\xff.mp3"), "denied", 1)
+    catalogue.set_problem(conn, Location(2, b"b.mp3"), "denied", 2)
+    assert catalogue.count_problems(conn) == 3
+    listed = [
+        (b"/more/b.mp3", "denied"),
+        (b"/music/\xff.mp3", "denied"),
+        (b"/music/tags.mp3", "no metadata (cut off)"),
+    ]
+    for limit in range(5):
+        assert catalogue.list_problems(conn, limit) == listed[:limit]
+    assert catalogue.problem_paths(conn, 1) == [b"\xff.mp3"]
+    catalogue.clear_problem(conn, Location(1, b"\xff.mp3"))
+    assert catalogue.problem_paths(conn, 1) == []

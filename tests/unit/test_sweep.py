@@ -1,0 +1,390 @@
+"""Walking real directories in the catalogue's order, and telling how the catalogue differs."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from trackwatch.errors import RootUnavailable
+from trackwatch.sweep import (
+    Differs,
+    Directory,
+    Found,
+    Missing,
+    Sight,
+    Unlistable,
+    Wanted,
+    check_root,
+    differences,
+    walk,
+)
+from trackwatch.track import Signature
+
+EVERYTHING = Wanted(lambda _path: True)
+# In the order of their bytes, which is not that of a walk that sorts names: "-" and "." come before "/", "0" after.
+TREE = [
+    b"a",
+    b"a b/x.mp3",
+    b"a-b.mp3",
+    b"a-b/x.mp3",
+    b"a.mp3",
+    b"a.mp3.d/x",
+    b"b/\n.mp3",
+    b"b/c/d/e.mp3",
+    b"b/c0",
+    b"b0.mp3",
+    b"\xc3\xa9.mp3",
+    b"\xff/\xfe.mp3",
+    b"\xff0",
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> bytes:
+    return os.fsencode(tmp_path)
+
+
+def make(root: bytes, *paths: bytes) -> None:
+    for path in paths:
+        absolute = os.path.join(root, path)
+        os.makedirs(os.path.dirname(absolute), exist_ok=True)
+        with open(absolute, "wb") as file:
+            file.write(path)
+
+
+def seen(root: bytes, top: bytes = b"", wanted: Wanted = EVERYTHING, **options: bool) -> list[Sight]:
+    return list(walk(root, top, wanted, **options))
+
+
+def files(sights: Iterable[object]) -> list[bytes]:
+    return [sight.path for sight in sights if isinstance(sight, Found)]
+
+
+def directories(sights: Iterable[object]) -> list[bytes]:
+    return [sight.path for sight in sights if isinstance(sight, Directory)]
+
+
+def sealed(sights: Iterable[object]) -> dict[bytes, str]:
+    return {sight.path: sight.reason for sight in sights if isinstance(sight, Unlistable)}
+
+
+def signature(root: bytes, path: bytes) -> Signature:
+    return Signature.of(os.lstat(os.path.join(root, path)))
+
+
+def known(root: bytes, *paths: bytes) -> Iterator[tuple[bytes, Signature]]:
+    """A catalogue that knows the files as they are, and those that are not there as well."""
+    nothing = Signature(0, 0, 0, 0, 0)
+    for path in sorted(paths):
+        yield path, signature(root, path) if os.path.lexists(os.path.join(root, path)) else nothing
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, deed: str, failures: dict[bytes, int]) -> Iterator[None]:
+    """Let a call of os fail for some paths, as it does for one who is not allowed: tests may run as root."""
+    real: Callable[..., Any] = getattr(os, deed)
+
+    def deed_or_error(path: bytes, *args: Any, **options: Any) -> Any:
+        if (number := failures.get(path)) is not None:
+            raise OSError(number, os.strerror(number))
+        return real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, deed, deed_or_error)
+        yield
+
+
+def test_files_come_in_the_byte_order_of_their_whole_paths(root: bytes) -> None:
+    make(root, *TREE[1:])
+    make(root, b"a/x", b"a/x.mp3")
+    assert files(seen(root)) == sorted([*TREE[1:], b"a/x", b"a/x.mp3"])
+
+
+def test_a_file_comes_where_its_name_sorts_beside_longer_ones(root: bytes) -> None:
+    make(root, *TREE)
+    assert files(seen(root)) == sorted(TREE)
+
+
+def test_directories_are_met_before_what_is_in_them_and_count_their_files(root: bytes) -> None:
+    make(root, b"a/1.mp3", b"a/2.txt", b"a/b/3.mp3", b"4.mp3")
+    sights = seen(root, wanted=Wanted(lambda path: path.endswith(b".mp3")))
+    assert [sight.path for sight in sights] == [b"", b"4.mp3", b"a", b"a/1.mp3", b"a/b", b"a/b/3.mp3"]
+    assert [sight.files for sight in sights if isinstance(sight, Directory)] == [1, 1, 1]
+    (top,) = [sight for sight in sights if isinstance(sight, Directory) and sight.path == b"a"]
+    result = os.stat(os.path.join(root, b"a"))
+    assert (top.dev, top.inode, top.mtime_ns) == (result.st_dev, result.st_ino, result.st_mtime_ns)
+
+
+def test_a_subtree_is_walked_by_itself_with_paths_from_the_root(root: bytes) -> None:
+    make(root, b"a/b/1.mp3", b"a/b/c/2.mp3", b"a/bb/3.mp3", b"4.mp3")
+    sights = seen(root, b"a/b")
+    assert files(sights) == [b"a/b/1.mp3", b"a/b/c/2.mp3"]
+    assert directories(sights) == [b"a/b", b"a/b/c"]
+
+
+def test_without_files_only_directories_are_met(root: bytes) -> None:
+    make(root, b"a/1.mp3", b"a/b/2.mp3", b"3.mp3")
+    sights = seen(root, with_files=False)
+    assert all(isinstance(sight, Directory) for sight in sights)
+    assert [(sight.path, sight.files) for sight in sights if isinstance(sight, Directory)] == [
+        (b"", 1),
+        (b"a", 1),
+        (b"a/b", 1),
+    ]
+
+
+def test_what_is_not_wanted_is_not_met(root: bytes) -> None:
+    make(root, b"a.mp3", b"a.txt", b"b/c.mp3")
+    assert files(seen(root, wanted=Wanted(lambda path: path.endswith(b".txt")))) == [b"a.txt"]
+
+
+def test_directories_that_are_left_out_are_not_even_listed(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(root, b"a/x.mp3", b"trash/y.mp3", b"trash/deep/z.mp3")
+    wanted = Wanted(lambda _path: True, lambda path: path != b"trash")
+    with failing(monkeypatch, "scandir", {os.path.join(root, b"trash"): errno.EIO}):
+        sights = seen(root, wanted=wanted)
+    assert directories(sights) == [b"", b"a"]
+    assert files(sights) == [b"a/x.mp3"]
+    assert sealed(sights) == {}
+
+
+def test_symlinks_are_neither_followed_nor_met(root: bytes) -> None:
+    make(root, b"real/x.mp3")
+    os.symlink(b"real", os.path.join(root, b"linked"))
+    os.symlink(b"real/x.mp3", os.path.join(root, b"linked.mp3"))
+    os.symlink(b"nowhere", os.path.join(root, b"broken.mp3"))
+    os.symlink(b".", os.path.join(root, b"real/loop"))
+    sights = seen(root)
+    assert files(sights) == [b"real/x.mp3"]
+    assert directories(sights) == [b"", b"real"]
+
+
+def test_a_top_that_has_become_a_symlink_is_not_followed(root: bytes) -> None:
+    make(root, b"real/x.mp3")
+    os.symlink(b"real", os.path.join(root, b"linked"))
+    sights = seen(root, b"linked")
+    assert files(sights) == []
+    assert sealed(sights) == {b"linked": "not a directory"}
+
+
+def test_a_root_may_be_a_symlink(root: bytes) -> None:
+    make(root, b"real/x.mp3")
+    os.symlink(b"real", os.path.join(root, b"linked"))
+    assert files(seen(os.path.join(root, b"linked"))) == [b"x.mp3"]
+
+
+def test_what_is_no_regular_file_is_not_met(root: bytes) -> None:
+    os.mkfifo(os.path.join(root, b"pipe.mp3"))
+    assert files(seen(root)) == []
+
+
+def test_directories_with_names_that_are_no_text_are_odd(root: bytes) -> None:
+    make(root, b"fine/\xc3\xa9.mp3", b"odd/\xff.mp3", b"\xfe/x.mp3", b"upper/\xfd/y.mp3")
+    odd = {sight.path for sight in seen(root) if isinstance(sight, Directory) and sight.is_odd}
+    assert odd == {b"", b"odd", b"\xfe", b"upper", b"upper/\xfd"}
+
+
+def test_a_directory_below_an_odd_name_is_odd_itself(root: bytes) -> None:
+    make(root, b"\xff/plain/x.mp3")
+    assert {sight.path for sight in seen(root) if isinstance(sight, Directory) and sight.is_odd} == {
+        b"",
+        b"\xff",
+        b"\xff/plain",
+    }
+
+
+def test_a_file_that_vanishes_during_the_walk_is_not_met(root: bytes) -> None:
+    make(root, b"a.mp3", b"b.mp3")
+    sights = walk(root, b"", EVERYTHING)
+    assert directories([next(sights)]) == [b""]
+    os.unlink(os.path.join(root, b"a.mp3"))
+    assert files(sights) == [b"b.mp3"]
+
+
+def test_nothing_is_concluded_about_a_directory_that_vanishes_during_the_walk(root: bytes) -> None:
+    """Its parent's next listing will say so; an unmounted volume looks just like this."""
+    make(root, b"a.mp3", b"b/c.mp3", b"d.mp3")
+    sights = walk(root, b"", EVERYTHING)
+    assert directories([next(sights)]) == [b""]
+    os.unlink(os.path.join(root, b"b/c.mp3"))
+    os.rmdir(os.path.join(root, b"b"))
+    found = list(differences(sights, known(root, b"a.mp3", b"b/c.mp3", b"c.mp3", b"d.mp3")))
+    assert found == [Unlistable(b"b", "no such file or directory"), Missing(b"c.mp3")]
+
+
+def test_a_missing_root_is_unlistable_and_nothing_is_missing(root: bytes) -> None:
+    away = os.path.join(root, b"away")
+    found = list(differences(walk(away, b"", EVERYTHING), known(away, b"a.mp3", b"b/c.mp3")))
+    assert found == [Unlistable(b"", "no such file or directory")]
+
+
+def test_a_directory_that_may_not_be_read_seals_what_is_below(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(root, b"a/x.mp3", b"b/y.mp3", b"b/z/w.mp3", b"c/v.mp3")
+    catalogue = known(root, b"a/gone.mp3", b"a/x.mp3", b"b/gone.mp3", b"b/y.mp3", b"b/z/w.mp3", b"b0.mp3", b"c/v.mp3")
+    with failing(monkeypatch, "scandir", {os.path.join(root, b"b"): errno.EACCES}):
+        found = list(differences(walk(root, b"", EVERYTHING), catalogue))
+    assert [item for item in found if not isinstance(item, Directory)] == [
+        Missing(b"a/gone.mp3"),
+        Unlistable(b"b", "permission denied"),
+        Missing(b"b0.mp3"),
+    ]
+
+
+def test_several_sealed_directories_keep_their_seals(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`a-b` and `a.d` sort before `a/`, and their files come up in the merge only after all of them were met."""
+    make(root, b"a-b/x.mp3", b"a.d/x.mp3", b"a/x.mp3", b"a0/x.mp3")
+    catalogue = known(
+        root, b"a-b/x.mp3", b"a-gone.mp3", b"a.d/x.mp3", b"a.gone.mp3", b"a/x.mp3", b"a/y/z.mp3", b"a0/x.mp3"
+    )
+    refused = {os.path.join(root, name): errno.EACCES for name in (b"a-b", b"a.d", b"a")}
+    with failing(monkeypatch, "scandir", refused):
+        found = list(differences(walk(root, b"", EVERYTHING), catalogue))
+    assert [item.path for item in found if isinstance(item, Unlistable)] == [b"a-b", b"a.d", b"a"]
+    assert [item for item in found if isinstance(item, Missing)] == [Missing(b"a-gone.mp3"), Missing(b"a.gone.mp3")]
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_missing(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(root, b"a.mp3", b"b.mp3", b"c.mp3")
+    catalogue = known(root, b"a.mp3", b"b-gone.mp3", b"b.mp3", b"c.mp3")
+    with failing(monkeypatch, "lstat", {os.path.join(root, b"b.mp3"): errno.EIO}):
+        found = list(differences(walk(root, b"", EVERYTHING), catalogue))[1:]
+    assert found == [Missing(b"b-gone.mp3"), Unlistable(b"b.mp3", "input/output error")]
+
+
+def test_paths_beyond_the_systems_limit_are_unlistable_and_stop_nothing(root: bytes) -> None:
+    """4096 bytes at once; the rest of the tree is walked, and nothing is concluded about what lies that deep."""
+    make(root, b"a.mp3", b"z.mp3")
+    name = b"d" * 250
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(18):
+        os.mkdir(name, dir_fd=here)
+        deeper = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(os.open(b"deep.mp3", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    deep = b"/".join([name] * 18) + b"/deep.mp3"
+    sights = seen(root)
+    assert files(sights) == [b"a.mp3", b"z.mp3"]
+    ((unlistable, reason),) = sealed(sights).items()
+    assert reason == "file name too long"
+    assert deep.startswith(unlistable + b"/")
+    nothing = Signature(0, 0, 0, 0, 0)
+    catalogue = iter([(b"a.mp3", signature(root, b"a.mp3")), (deep, nothing), (b"z.mp3", signature(root, b"z.mp3"))])
+    found = list(differences(iter(sights), catalogue))
+    assert not any(isinstance(item, Missing | Differs) for item in found)
+
+
+def test_a_tree_deeper_than_the_interpreters_stack_is_walked(root: bytes) -> None:
+    made = [b"/".join([b"d"] * depth) for depth in range(1, 1200)]
+    for path in made:
+        os.mkdir(os.path.join(root, path))
+    try:
+        assert directories(seen(root, with_files=False)) == [b"", *made]
+    finally:
+        for path in reversed(made):  # whoever cleans up after tests may well recurse
+            os.rmdir(os.path.join(root, path))
+
+
+def test_descriptors_are_closed_also_when_a_walk_is_given_up(root: bytes) -> None:
+    make(root, *TREE)
+    before = len(os.listdir("/proc/self/fd"))
+    sights = walk(root, b"", EVERYTHING)
+    for _ in range(5):
+        next(sights)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_changed_file_differs_and_an_unchanged_one_is_only_counted(root: bytes) -> None:
+    make(root, b"a.mp3", b"b.mp3", b"c.mp3")
+    catalogue = list(known(root, b"a.mp3", b"b.mp3"))
+    with open(os.path.join(root, b"b.mp3"), "ab") as file:
+        file.write(b"more")
+    counted: list[bytes] = []
+    found = list(differences(walk(root, b"", EVERYTHING), iter(catalogue), lambda sight: counted.append(sight.path)))
+    assert [item.path for item in found if isinstance(item, Differs)] == [b"b.mp3", b"c.mp3"]
+    assert counted == [b"a.mp3", b"b.mp3", b"c.mp3"]
+
+
+def test_everything_is_missing_from_an_empty_root_until_somebody_judges(root: bytes) -> None:
+    """These are hints; whether an empty root may be believed is decided where they are looked at."""
+    found = list(differences(walk(root, b"", EVERYTHING), known(root, b"a.mp3", b"b/c.mp3")))
+    assert found[1:] == [Missing(b"a.mp3"), Missing(b"b/c.mp3")]
+
+
+def test_a_good_root_is_checked_without_a_word(root: bytes) -> None:
+    assert check_root(root).st_ino == os.stat(root).st_ino
+
+
+def test_what_is_wrong_with_a_root_is_said_with_a_remedy(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(root, b"file")
+    with pytest.raises(RootUnavailable, match="no such directory; is the volume mounted"):
+        check_root(os.path.join(root, b"missing"))
+    with pytest.raises(RootUnavailable, match="is not a directory; name the folder"):
+        check_root(os.path.join(root, b"file"))
+    with pytest.raises(RootUnavailable, match="not a directory"):
+        check_root(os.path.join(root, b"file/below"))
+    with (
+        failing(monkeypatch, "scandir", {root: errno.EACCES}),
+        pytest.raises(RootUnavailable, match="permission denied; let user"),
+    ):
+        check_root(root)
+    with (
+        failing(monkeypatch, "scandir", {root: errno.EIO}),
+        pytest.raises(RootUnavailable, match="input/output error; look at its disk"),
+    ):
+        check_root(root)
+
+
+# The few bytes around "/" decide about the order.
+names = st.text(st.sampled_from("a-./0\xff"), min_size=1, max_size=3).map(
+    lambda text: text.replace("/", "b").encode("latin-1")
+)
+paths = st.lists(names.filter(lambda name: name not in {b".", b".."}), min_size=1, max_size=3).map(b"/".join)
+
+
+def standing(wished: Iterable[bytes]) -> list[bytes]:
+    """Leave out the files that would have to be directories as well."""
+    chosen = set(wished)
+    return sorted(path for path in chosen if not any(other.startswith(path + b"/") for other in chosen))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    tree=st.lists(paths, max_size=8).map(standing),
+    catalogued=st.dictionaries(paths, st.booleans(), max_size=8),
+    unlistable=st.sets(paths, max_size=3),
+)
+@example(tree=[b"a-b/x", b"a/x"], catalogued={b"a-b/x": True, b"a/x": True}, unlistable={b"a-b", b"a"})
+def test_differences_are_those_of_a_naive_comparison(
+    tree: list[bytes], catalogued: dict[bytes, bool], unlistable: set[bytes]
+) -> None:
+    """The catalogue knows a path as it is (True) or as it was once (False)."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        root = os.fsencode(folder)
+        make(root, *tree)
+        actual = {path: signature(root, path) for path in tree}
+        nothing = Signature(0, 0, 0, 0, 0)
+        remembered = {path: actual.get(path, nothing) if same else nothing for path, same in catalogued.items()}
+        refused = {os.path.join(root, path): errno.EACCES for path in unlistable}
+        with failing(monkeypatch, "scandir", refused):
+            found = list(differences(walk(root, b"", EVERYTHING), iter(sorted(remembered.items()))))
+
+    shut = [path for path in unlistable if any(file.startswith(path + b"/") for file in tree)]
+
+    def judged(path: bytes) -> bool:
+        return not any(path == top or path.startswith(top + b"/") for top in shut)
+
+    differing = {path for path in tree if judged(path) and remembered.get(path) != actual[path]}
+    assert [item.path for item in found if isinstance(item, Differs)] == sorted(differing)
+    gone = {path for path in remembered.keys() - actual.keys() if judged(path)}
+    assert [item.path for item in found if isinstance(item, Missing)] == sorted(gone)
+    met = {item.path for item in found if isinstance(item, Unlistable)}
+    assert met == {top for top in shut if not any(top.startswith(other + b"/") for other in shut)}
