@@ -28,7 +28,17 @@ CREATE TABLE setting(
 CREATE TABLE root(
   id INTEGER PRIMARY KEY,
   path BLOB NOT NULL UNIQUE CHECK(length(path) > 0),
-  swept_us INTEGER) STRICT;
+  swept_us INTEGER,
+  accepted_us INTEGER) STRICT; -- when a person said that what is missing is really gone; NULL once that was done
+
+-- What a root consisted of when its files were last compared; path is relative to the root, empty for what holds it.
+CREATE TABLE root_mount(
+  root_id INTEGER NOT NULL REFERENCES root(id),
+  path BLOB NOT NULL,
+  source BLOB NOT NULL,
+  fstype BLOB NOT NULL,
+  fsid INTEGER NOT NULL,
+  PRIMARY KEY(root_id, path)) STRICT, WITHOUT ROWID;
 
 -- What was last confirmed, and told, about each file. `path` is relative to its root.
 CREATE TABLE catalogue(

@@ -109,7 +109,7 @@ def library(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Make daemons that are not yet started: `daemon(roots, state_dir=None, env=..., args=..., user=...)`."""
+    """Make daemons that are not yet started: `daemon(roots, state_dir=None, env=..., args=...)` and Daemon's others."""
     with ExitStack() as stack:
         numbers = count(1)
 
@@ -120,10 +120,11 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
             env: Mapping[str, str] | None = None,
             args: Sequence[str] = (),
             user: int | None = None,
+            unprivileged: bool = False,
         ) -> Daemon:
-            number = next(numbers)
-            state_dir = state_dir or tmp_path / f"state-{number}"
-            return stack.enter_context(Daemon(roots, state_dir, env=env, args=args, user=user))
+            state = state_dir or tmp_path / f"state-{next(numbers)}"
+            made = Daemon(roots, state, env=env, args=args, user=user, unprivileged=unprivileged)
+            return stack.enter_context(made)
 
         yield make
 

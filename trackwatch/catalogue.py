@@ -137,6 +137,35 @@ def signatures(conn: sqlite3.Connection, directory: Location) -> Iterator[tuple[
         after = rows[-1][0]
 
 
+def children(conn: sqlite3.Connection, directory: Location) -> Iterator[tuple[bytes, Signature | None]]:
+    """Yield what is known directly in a directory: files with their signatures, directories of known files with None.
+
+    Jumps over whole subtrees, so its cost is that of the directory alone.
+    """
+    prefix = directory.path + b"/" if directory.path else b""
+    sql = f"SELECT path, {_SIGNATURE} FROM catalogue WHERE root_id = ? AND path > ? ORDER BY path LIMIT 1"
+    after = prefix
+    while (row := conn.execute(sql, (directory.root_id, after)).fetchone()) and row[0].startswith(prefix):
+        name, slash, _ = row[0][len(prefix) :].partition(b"/")
+        if slash:
+            yield prefix + name, None
+            after = prefix + name + b"0"  # '/' + 1: behind everything below it
+            # The key itself may be a file's path; the search goes on behind it, so it is looked up here.
+            exact = find(conn, Location(directory.root_id, after))
+            if exact is not None:
+                yield after, exact.signature
+        else:
+            yield row[0], _signature(row[1:])
+            after = row[0]
+
+
+def has_fewer(conn: sqlite3.Connection, root_id: int, count: int) -> bool:
+    """Whether fewer than so many files are known in a root."""
+    sql = "SELECT count(*) FROM (SELECT 1 FROM catalogue WHERE root_id = ? LIMIT ?)"
+    known: int = conn.execute(sql, (root_id, count)).fetchone()[0]
+    return known < count
+
+
 def describe(conn: sqlite3.Connection, file_id: int) -> Description:
     """Return what is known of a file's tags; empty for a file that has none."""
     sql = "SELECT metadata, metadata_error FROM catalogue_metadata WHERE file_id = ?"
@@ -260,6 +289,33 @@ def claim_roots(conn: sqlite3.Connection, paths: Iterable[bytes]) -> list[Root]:
 def set_swept(conn: sqlite3.Connection, root_id: int, at_us: int) -> None:
     """Note when a whole root was last swept to its end."""
     conn.execute("UPDATE root SET swept_us = ? WHERE id = ?", (at_us, root_id))
+
+
+def accept_removals(conn: sqlite3.Connection, root_id: int, at_us: int | None) -> None:
+    """Note that a person believes what is missing in a root to be gone; None when that has been dealt with."""
+    conn.execute("UPDATE root SET accepted_us = ? WHERE id = ?", (at_us, root_id))
+
+
+def are_removals_accepted(conn: sqlite3.Connection, root_id: int) -> bool:
+    """Whether a person has said so, and it has not been dealt with."""
+    row = conn.execute("SELECT accepted_us FROM root WHERE id = ?", (root_id,)).fetchone()
+    return row is not None and row[0] is not None
+
+
+def root_mounts(conn: sqlite3.Connection, root_id: int) -> dict[bytes, tuple[bytes, bytes, int]]:
+    """Return the mounts that a root consisted of: source, type and id by path."""
+    sql = "SELECT path, source, fstype, fsid FROM root_mount WHERE root_id = ?"
+    rows = conn.execute(sql, (root_id,))
+    return {path: (source, fstype, _unwrapped(fsid)) for path, source, fstype, fsid in rows}
+
+
+def set_root_mounts(conn: sqlite3.Connection, root_id: int, mounts: Mapping[bytes, tuple[bytes, bytes, int]]) -> None:
+    """Replace the mounts that a root consists of."""
+    conn.execute("DELETE FROM root_mount WHERE root_id = ?", (root_id,))
+    conn.executemany(
+        "INSERT INTO root_mount(root_id, path, source, fstype, fsid) VALUES (?, ?, ?, ?, ?)",
+        ((root_id, path, source, fstype, wrapped(fsid)) for path, (source, fstype, fsid) in mounts.items()),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The command line: run, status, replay, version. Exit codes are in `errors.ExitCode`; errors are one line each."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ import trio
 from rich.console import Console
 from rich.markup import escape
 
-from trackwatch import __version__, outbox
+from trackwatch import __version__, catalogue, outbox
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
 from trackwatch.event import EventType, rfc3339
 from trackwatch.outbox import Selection
@@ -244,6 +245,31 @@ def replay(
         f"queued {chosen.count:,} · "
         + ("the running daemon is publishing them" if running else "the daemon publishes them at its next start")
     )
+
+
+@cli.command()
+@click.argument("root")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def accept(root: str, yes: bool) -> None:
+    """Believe that the files missing in ROOT are really gone, and let their removal be told.
+
+    For a root that `trackwatch status` calls suspect, or unavailable for good: after a real mass removal, or when a
+    library has moved to another disk. Nothing is told of files that are there.
+    """
+    path, folder = os.path.abspath(os.fsencode(root)), state_dir()
+    with open_beside(folder, writing=True) as conn:
+        known = {total.root.path: total for total in catalogue.totals(conn)}
+        if path not in known:
+            watched = ", ".join(repr(os.fsdecode(path)) for path in known) or "none"
+            raise ConfigError(f"{root!r} is no root of this state (there are: {watched})")
+        if not yes:
+            question = f"tell the removal of whatever is missing of {known[path].files:,} files in {os.fsdecode(path)}?"
+            if not sys.stdin.isatty():
+                raise ConfigError(f"{question} say --yes, or ask at a terminal")
+            click.confirm(question, abort=True)
+        catalogue.accept_removals(conn, known[path].root.id, wall_clock_us())
+    running = running_pid(folder) is not None
+    click.echo("accepted · " + ("the running daemon looks at it now" if running else "the next start looks at it"))
 
 
 def _queue(folder: Path, sequences: Sequence[int]) -> None:

@@ -327,7 +327,10 @@ def _root_json(state: RootState) -> dict[str, Any]:
         "reason": state.reason,
         "since": rfc3339(state.since_us),
         "fstype": state.fstype,
-        "directories": state.directories,
+        "is_remote": state.is_remote,
+        "directories": len(state.mtimes),
         "sweeping": state.is_sweeping,
+        "sweep_seconds": round(state.sweep_seconds, 3),
         "unwatched_directories": len(state.blind),
+        "unlistable_directories": len(state.unlistable),
     }

@@ -1,7 +1,6 @@
 """Looks at paths: what is there now, compared with what is known. Runs in a reader's thread, changes nothing.
 
-Every conclusion that something has gone is drawn here, and only when the root can be trusted: one that is missing, or
-unreadable, or empty although files are known in it, is a mount that fell off, and says nothing about its files.
+Every conclusion that something has gone is drawn here, and only where the root can be trusted (see `trust`).
 """
 
 import errno
@@ -11,17 +10,16 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import islice
 
 from trackwatch import catalogue
 from trackwatch.catalogue import Entry
 from trackwatch.correlate import Candidate, Holder, nearest, origin
-from trackwatch.errors import RootUnavailable
-from trackwatch.record import Linked, Moved
+from trackwatch.record import Exchanged, Linked, Moved
 from trackwatch.settle import Due
 from trackwatch.statx import birth_ns
-from trackwatch.sweep import Wanted, check_root
+from trackwatch.sweep import Wanted
 from trackwatch.track import Location, Observation, Root, Signature, is_audio
+from trackwatch.trust import Moment, Trust
 
 GONE = (errno.ENOENT, errno.ENOTDIR)
 
@@ -43,7 +41,7 @@ class Sighting:
 
     due: Due
     kind: Kind
-    change: Moved | Linked | None = None
+    change: Moved | Exchanged | Linked | None = None
     gone: tuple[bytes, ...] = ()
 
 
@@ -53,6 +51,7 @@ class Lookout:
 
     roots: Mapping[int, Root]
     wanted: Wanted
+    trust: Trust
     is_in_hand: Callable[[Location], bool]
 
     def look_at_all(self, batch: Sequence[Due], conn: sqlite3.Connection) -> list[Sighting]:
@@ -61,11 +60,12 @@ class Lookout:
         They come back in an order in which they can be recorded: what moved away from a path before what moved to it.
         """
         together = frozenset(due.location for due in batch)
-        return _leaving_first([self.look_at(due, conn, together) for due in batch])
+        glance = _Glance(conn, self.trust.moment())
+        return _leaving_first([self._look_at(due, glance, together) for due in batch])
 
-    def look_at(self, due: Due, conn: sqlite3.Connection, together: frozenset[Location] = frozenset()) -> Sighting:
+    def _look_at(self, due: Due, glance: "_Glance", together: frozenset[Location]) -> Sighting:
         """Look at one path; those taken `together` with it are in no worker's hand."""
-        location = due.location
+        location, conn = due.location, glance.conn
         root = self.roots[location.root_id]
         path = root.absolute(location.path)
         if not location.path:
@@ -75,19 +75,19 @@ class Lookout:
         except OSError as error:
             if error.errno not in GONE:
                 return Sighting(due, Kind.UNCHANGED)  # nobody can tell now; the sweep of its directory says why
-            return Sighting(due, Kind.GONE, gone=self._known_at(location, conn))
+            return Sighting(due, Kind.GONE, gone=self._known_at(location, glance))
         known = catalogue.find(conn, location)
         if stat.S_ISDIR(result.st_mode):
             kind = Kind.DIRECTORY if self.wanted.directory(location.path) else Kind.UNCHANGED
             return Sighting(due, kind, gone=(location.path,) if known else ())
         if not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path):
-            return Sighting(due, Kind.GONE, gone=self._known_at(location, conn))
+            return Sighting(due, Kind.GONE, gone=self._known_at(location, glance))
         below = self._known_below(location, conn)  # it was a directory
         seen = Signature.of(result)
         if known is not None and known.signature.unchanged_since(seen):
             return Sighting(due, Kind.UNCHANGED, gone=below)
         if known is None or known.signature.inode != seen.inode:
-            kind, change = self._trace(location, path, seen, conn, together)
+            kind, change = self._trace(location, path, seen, glance, together)
             return Sighting(due, kind, change, below)
         return Sighting(due, Kind.CHANGED, gone=below)
 
@@ -95,44 +95,43 @@ class Lookout:
         """Return the move from another file system that a newly described file is, if it is one."""
         if catalogue.find(conn, location) is not None:
             return None
+        glance = _Glance(conn, self.trust.moment())
         left = [
             entry.location
             for entry in catalogue.find_content(conn, seen.sha256, seen.signature.size_bytes)
             if self._can_become(entry, location)
             and not self.is_in_hand(entry.location)
-            and self._holder(entry, conn) is Holder.OTHER
+            and self._holder(entry, glance) is Holder.OTHER
         ]
         return Moved(nearest(location, left), location, seen.signature, seen.sha256) if left else None
 
-    def still_gone(self, locations: Sequence[Location], conn: sqlite3.Connection) -> list[Location]:
-        """Return those of some locations where really no wanted file is, as far as can be concluded."""
-        return [location for location in locations if self._is_gone(location, conn)]
+    def still_gone(self, locations: Sequence[Location], conn: sqlite3.Connection) -> tuple[list[Location], set[int]]:
+        """Return those known locations where no wanted file is, and the roots that must not be believed about it."""
+        glance = _Glance(conn, self.trust.moment())
+        gone: list[Location] = []
+        doubtful: set[int] = set()
+        for location in locations:
+            if catalogue.find(conn, location) is None:
+                continue  # it has turned up elsewhere, or was told already
+            match self._is_gone(location, glance):
+                case True:
+                    gone.append(location)
+                case None:
+                    doubtful.add(location.root_id)
+        return gone, doubtful
 
-    def may_conclude(self, root: Root, conn: sqlite3.Connection) -> bool:
-        """Whether something that is not found below a root may be called gone."""
-        try:
-            check_root(root.path)
-            with os.scandir(root.path) as entries:
-                if next(entries, None) is not None:
-                    return True
-        except (RootUnavailable, OSError):
-            return False
-        # The last file of a root can go like any other; several at once are a mount that fell off.
-        return len(list(islice(catalogue.signatures(conn, Location(root.id, b"")), 2))) < 2
-
-    def _is_gone(self, location: Location, conn: sqlite3.Connection) -> bool:
+    def _is_gone(self, location: Location, glance: "_Glance") -> bool | None:
+        """Whether no wanted file is at a location; None if its root may not be believed."""
         root = self.roots[location.root_id]
         try:
             result = _lstat(root, location.path)
         except OSError as error:
-            return error.errno in GONE and self.may_conclude(root, conn)
+            return (True if glance.may_conclude(root, location.path) else None) if error.errno in GONE else False
         return not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path)
 
-    def _known_at(self, location: Location, conn: sqlite3.Connection) -> tuple[bytes, ...]:
-        if not self.may_conclude(self.roots[location.root_id], conn):
-            return ()
-        below = self._known_below(location, conn)
-        return (location.path, *below) if catalogue.find(conn, location) else below
+    def _known_at(self, location: Location, glance: "_Glance") -> tuple[bytes, ...]:
+        below = self._known_below(location, glance.conn)
+        return (location.path, *below) if catalogue.find(glance.conn, location) else below
 
     def _known_below(self, location: Location, conn: sqlite3.Connection) -> tuple[bytes, ...]:
         return tuple(catalogue.find_below(conn, location)) if catalogue.any_below(conn, location) else ()
@@ -142,17 +141,19 @@ class Lookout:
         location: Location,
         path: bytes,
         seen: Signature,
-        conn: sqlite3.Connection,
+        glance: "_Glance",
         together: frozenset[Location],
     ) -> tuple[Kind, Moved | Linked | None]:
         """Say where a file that appeared comes from."""
-        entries = [entry for entry in catalogue.find_inode(conn, seen.inode) if self._can_become(entry, location)]
+        entries = [
+            entry for entry in catalogue.find_inode(glance.conn, seen.inode) if self._can_become(entry, location)
+        ]
         if not entries:
             return Kind.CHANGED, None
         if any(self.is_in_hand(entry.location) and entry.location not in together for entry in entries):
             return Kind.LATER, None
         born = replace(seen, btime_ns=birth_ns(path))
-        found = origin(location, born, [Candidate(entry, self._holder(entry, conn)) for entry in entries])
+        found = origin(location, born, [Candidate(entry, self._holder(entry, glance)) for entry in entries])
         if found is None:
             return Kind.CHANGED, None
         return Kind.ELSEWHERE, (Linked if found.is_link else Moved)(found.source, location, born)
@@ -161,7 +162,7 @@ class Lookout:
         # What is known of a file's tags depends on the kind of its name: audio, or anything else.
         return entry.location != location and is_audio(entry.location.path) == is_audio(location.path)
 
-    def _holder(self, entry: Entry, conn: sqlite3.Connection) -> Holder:
+    def _holder(self, entry: Entry, glance: "_Glance") -> Holder:
         """Say what is at a catalogued path now."""
         root = self.roots.get(entry.location.root_id)
         if root is None:
@@ -169,9 +170,21 @@ class Lookout:
         try:
             result = _lstat(root, entry.location.path)
         except OSError as error:
-            is_gone = error.errno in GONE and self.may_conclude(root, conn)
+            is_gone = error.errno in GONE and glance.may_conclude(root, entry.location.path)
             return Holder.OTHER if is_gone else Holder.UNKNOWN
         return Holder.SAME if result.st_ino == entry.signature.inode else Holder.OTHER
+
+
+@dataclass(frozen=True, slots=True)
+class _Glance:
+    """What one batch of looks shares: the catalogue's connection, and one look at the roots' mounts."""
+
+    conn: sqlite3.Connection
+    moment: Moment
+
+    def may_conclude(self, root: Root, path: bytes) -> bool:
+        """Whether something that is not found there may be called gone."""
+        return self.moment.may_conclude(root, path, lambda: not catalogue.has_fewer(self.conn, root.id, 2))
 
 
 def _lstat(root: Root, path: bytes) -> os.stat_result:
@@ -189,7 +202,10 @@ def _lstat(root: Root, path: bytes) -> os.stat_result:
 
 
 def _leaving_first(sightings: Sequence[Sighting]) -> list[Sighting]:
-    """Order sightings so that b -> c comes before a -> b, which would otherwise overwrite what moved on."""
+    """Order sightings so that b -> c comes before a -> b, which would otherwise overwrite what moved on.
+
+    A circle has no such order: one of its sightings stands for all of it, and the others are looked at again.
+    """
     leaving = {seen.change.old: seen for seen in sightings if isinstance(seen.change, Moved)}
     ordered: dict[Location, Sighting] = {}
     for sighting in sightings:
@@ -198,5 +214,11 @@ def _leaving_first(sightings: Sequence[Sighting]) -> list[Sighting]:
         while following is not None and (location := following.due.location) not in ordered and location not in chain:
             chain[location] = following
             following = leaving.get(location)
+        if following is not None and (start := following.due.location) in chain:
+            circle = list(chain)[list(chain).index(start) :]
+            moves = tuple(move for place in circle if isinstance(move := chain[place].change, Moved))
+            for place in circle:
+                chain[place] = replace(chain[place], kind=Kind.LATER, change=None)
+            chain[start] = replace(chain[start], kind=Kind.ELSEWHERE, change=Exchanged(moves))
         ordered.update(reversed(chain.items()))
     return list(ordered.values())

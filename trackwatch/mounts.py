@@ -27,8 +27,10 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mounted file system."""
+    """One mounted file system; `id` and `parent` are those of the mount tree."""
 
+    id: int
+    parent: int
     point: bytes
     fstype: bytes
     source: bytes
@@ -41,7 +43,7 @@ class Mount:
 
 
 def read_mounts() -> list[Mount]:
-    """Return the mounts of this mount namespace, later (covering) ones last; empty where /proc does not tell."""
+    """Return the mounts of this mount namespace; empty where /proc does not tell."""
     try:
         with open("/proc/self/mountinfo", "rb") as table:
             return [_parse(line) for line in table]
@@ -51,10 +53,11 @@ def read_mounts() -> list[Mount]:
 
 def _parse(line: bytes) -> Mount:
     fields, _, tail = line.partition(b" - ")
-    major, _, minor = fields.split(b" ")[2].partition(b":")
+    number, parent, device, _, point = fields.split(b" ")[:5]
+    major, _, minor = device.partition(b":")
     fstype, source = tail.split(b" ")[:2]
-    point = fields.split(b" ")[4]
-    return Mount(_unescaped(point), fstype, _unescaped(source), os.makedev(int(major), int(minor)))
+    dev = os.makedev(int(major), int(minor))
+    return Mount(int(number), int(parent), _unescaped(point), fstype, _unescaped(source), dev)
 
 
 def _unescaped(text: bytes) -> bytes:
@@ -62,10 +65,24 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def mount_of(path: bytes, mounts: list[Mount]) -> Mount | None:
-    """Return the mount that holds an absolute path without symlinks."""
-    found: Mount | None = None
-    for mount in mounts:
-        inside = mount.point == b"/" or path == mount.point or path.startswith(mount.point + b"/")
-        if inside and (found is None or len(mount.point) >= len(found.point)):
-            found = mount
-    return found
+    """Return the mount that holds an absolute path without symlinks.
+
+    Goes down the tree as the kernel does: of several mounts on the way the one that is met first covers the others.
+    """
+    holders = [mount for mount in mounts if _contains(mount.point, path)]
+    numbers = {mount.id for mount in holders}
+    found = min(
+        (mount for mount in holders if mount.parent not in numbers or mount.parent == mount.id),
+        key=lambda mount: len(mount.point),
+        default=None,
+    )
+    while found is not None:
+        below = [mount for mount in holders if mount.parent == found.id and mount is not found]
+        if not below:
+            return found
+        found = min(below, key=lambda mount: len(mount.point))
+    return None
+
+
+def _contains(point: bytes, path: bytes) -> bool:
+    return point == b"/" or path == point or path.startswith(point + b"/")

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import math
 import os
 import stat
 import time
@@ -24,6 +25,9 @@ from trackwatch.track import Observation, Signature, is_audio, suffix_of
 # Large enough for xxhash and hashlib to let go of the interpreter lock (both do above 64 KiB) and for few system calls,
 # small enough to stay in a processor's cache: 256 KiB to 1 MiB measured alike.
 BUFFER_BYTES = 512 * 1024
+
+# A server's clock may be ahead of ours by so much and still tell when a file last changed, only later.
+CLOCK_SKEW_S = 60.0
 
 # Gone, or something else than a file by now. EAGAIN: somebody holds a write lease on it (Samba does for its clients),
 # and opening it has asked for the lease back.
@@ -79,9 +83,12 @@ def _describe_open(
         writer = _writer(file.fileno())
         if writer is _Writer.SOME:
             return Rest.MOVED_ON
-        if writer is _Writer.UNKNOWN and quiet_s < UNKNOWN_WRITER_QUIET_S and _age_s(before) < UNKNOWN_WRITER_QUIET_S:
+        if writer is _Writer.UNKNOWN and _rest_s(quiet_s, before) < UNKNOWN_WRITER_QUIET_S:
             return Rest.UNSURE
-    sha256, xxh128 = _hash(file, before.st_size, check_cancelled)
+    hashes = _hash(file, before.st_size, check_cancelled)
+    if hashes is None:
+        return Rest.MOVED_ON
+    sha256, xxh128 = hashes
     metadata, metadata_error = None, None
     if is_audio(path):
         file.seek(0)
@@ -91,22 +98,28 @@ def _describe_open(
             metadata_error = str(error)  # the file is announced all the same, with its hashes
     after = os.fstat(file.fileno())
     signature = Signature.of(before)
-    if not signature.unchanged_since(Signature.of(after)) or os.lstat(path).st_ino != before.st_ino:
+    is_same = signature.unchanged_since(Signature.of(after))
+    # At the ceiling a file that only grew is told as it was when the look began: it did have this content then, and
+    # the next hint or sweep finds that it has changed.
+    has_grown = at_ceiling and after.st_size > before.st_size
+    if not (is_same or has_grown) or os.lstat(path).st_ino != before.st_ino:
         return Rest.MOVED_ON
     if not at_ceiling and _writer(file.fileno()) is _Writer.SOME:
         return Rest.MOVED_ON
     return Observation(Signature.of(before, birth_ns(b"", file.fileno())), sha256, xxh128, metadata, metadata_error)
 
 
-def _hash(file: io.BufferedReader, size_bytes: int, check_cancelled: Callable[[], None]) -> tuple[bytes, bytes]:
+def _hash(file: io.BufferedReader, size_bytes: int, check_cancelled: Callable[[], None]) -> tuple[bytes, bytes] | None:
+    """Return the hashes of the first so many bytes, None if the file has become shorter than that."""
     sha256, xxh128 = hashlib.sha256(), xxhash.xxh3_128()
     buffer = memoryview(bytearray(max(1, min(BUFFER_BYTES, size_bytes + 1))))
-    raw = file.raw
-    while count := raw.readinto(buffer):
+    raw, left = file.raw, size_bytes
+    while left > 0 and (count := raw.readinto(buffer[: min(len(buffer), left)])):
+        left -= count
         sha256.update(buffer[:count])
         xxh128.update(buffer[:count])
         check_cancelled()
-    return sha256.digest(), xxh128.digest()
+    return None if left else (sha256.digest(), xxh128.digest())
 
 
 def _writer(descriptor: int) -> _Writer:
@@ -125,9 +138,16 @@ def _writer(descriptor: int) -> _Writer:
     return _Writer.NONE
 
 
-def _age_s(result: os.stat_result) -> float:
-    """How long ago the file last changed by its own word; no program can set a ctime. Zero if in the future."""
-    return max(0.0, time.time() - result.st_ctime)
+def _rest_s(quiet_s: float, result: os.stat_result) -> float:
+    """For how long the file has been at rest, by what was heard of it and by its own ctime, which no program can set.
+
+    A ctime that lies far in the future says only that a clock was set back: then what was heard decides, and nothing if
+    nobody was listening.
+    """
+    age_s = time.time() - result.st_ctime
+    if age_s < -CLOCK_SKEW_S:
+        return 0.0 if math.isinf(quiet_s) else quiet_s
+    return min(quiet_s, age_s)
 
 
 def _gone_or_problem(error: OSError) -> Rest:

@@ -4,7 +4,7 @@ It opens the sink again whenever it is lost, after a delay; nothing it does or s
 the outbox's pending rows only when the sink has confirmed it, or is set aside there, with its reason, for a person.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -98,7 +98,7 @@ class Publisher:
         self._reader = reader
         self._open_sink = open_sink
         self._unroutable = unroutable
-        self._empty = trio.Event()
+        self._waiting_for_empty: list[trio.Event] = []
         self._held = Backoff(base_s=0.5, cap_s=10)
 
     async def run(self) -> None:
@@ -131,25 +131,26 @@ class Publisher:
 
     async def wait_empty(self) -> None:
         """Wait until nothing is pending that was appended before this call."""
-        self._empty = trio.Event()
+        empty = trio.Event()
+        self._waiting_for_empty.append(empty)
         self._store.wake()
-        await self._empty.wait()
+        await empty.wait()
 
     async def _keep_session(self, sink: Sink) -> None:
         """Publish with one sink until it is lost, then raise what ended it."""
         loss: BrokerUnavailable | BrokerRefused | SinkClosed | None = None
 
-        async def guarded(work: Callable[[Sink], object], scope: trio.CancelScope) -> None:
+        async def guarded(work: Callable[[], Awaitable[NoReturn]], scope: trio.CancelScope) -> None:
             nonlocal loss
             try:
-                await work(sink)  # type: ignore[misc]  # the three below, none of which returns
+                await work()
             except (BrokerUnavailable, BrokerRefused, SinkClosed) as error:
                 # The first to notice decides; events without an outcome are pending, and are sent by the next session.
                 loss = loss or error
                 scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for work in (Sink.wait_lost, self._watch_alarm, self._pump):
+            for work in (sink.wait_lost, partial(self._watch_alarm, sink), partial(self._pump, sink)):
                 nursery.start_soon(guarded, work, nursery.cancel_scope)
         if loss is not None:
             raise loss
@@ -166,10 +167,12 @@ class Publisher:
         limit = BATCH_EVENTS
         while True:
             committed = self._store.next_commit()
-            empty = self._empty
+            waiting = len(self._waiting_for_empty)
             batch = await self._reader.read(partial(outbox.pending, limit=limit))
             if not batch:
-                empty.set()
+                for empty in self._waiting_for_empty[:waiting]:
+                    empty.set()
+                del self._waiting_for_empty[:waiting]
                 with trio.move_on_after(POLL_S):
                     await committed.wait()
                 continue
@@ -190,13 +193,13 @@ class Publisher:
         outcomes: dict[int, Outcome] = {}
         try:
             await sink.publish(batch, outcomes)
+            # However long the store takes: to go on without it would send the same events again and again.
+            await self._mark(batch, outcomes)
         except BaseException:
-            # The session broke, or everything stops: what was confirmed need not be sent again.
+            # The session broke, or everything stops: what was confirmed need not be sent again. Marking is idempotent.
             with trio.move_on_after(MARK_S, shield=True):
                 await self._mark(batch, outcomes)
             raise
-        # However long the store takes: to go on without it would send the same events again and again.
-        await self._mark(batch, outcomes)
         for verdict, word in _HELD.items():
             reasons = [outcome.reason for outcome in outcomes.values() if outcome.verdict is verdict]
             if reasons and (verdict is Verdict.REJECTED or self._unroutable is Unroutable.HOLD):

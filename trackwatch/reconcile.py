@@ -4,6 +4,7 @@ What needs reading goes to the workers through the one bounded channel; moves, l
 without reading a byte. A path that vanished is held for a grace: what appears elsewhere may be what it was.
 """
 
+import math
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from trackwatch.store import Reader, Store
 from trackwatch.sweep import Wanted
 from trackwatch.sweeper import Findings, RootState, Sweeper
 from trackwatch.track import Location, Observation, Root
+from trackwatch.trust import Trust
 from trackwatch.watch import Watch
 
 # How long a vanished file may turn up elsewhere (a copy to another file system, then the removal).
@@ -30,6 +32,9 @@ VANISH_GRACE_S = 2.0
 VANISH_MAX_S = 60.0
 # A removal that is held back is thought over this often.
 VANISH_LOOK_S = 0.05
+# More than half of a root, and at least this many files, that vanish within this time are a mount that fell off, or a
+# mistake, until it is said again.
+MASS_FILES, MASS_S = 20, 60.0
 # Paths looked at in one hop to a thread.
 LOOK_MAX = 500
 # The first sweep may find files that are not at rest: this long they are waited for before all else is called done.
@@ -62,6 +67,7 @@ class Reconcile:
         jobs: trio.MemorySendChannel[Job],
         probes_max: int,
         sweep_s: float,
+        grace_s: float = VANISH_GRACE_S,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -74,15 +80,21 @@ class Reconcile:
         self._ready_live: deque[Job] = deque()
         self._ready_bulk: deque[Job] = deque()
         self._vanished: dict[Location, float] = {}  # when its grace ends; in that order
-        self._lookout = Lookout(self._roots, wanted, settle.is_in_hand)
+        self._trust = Trust(roots)
+        self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand)
+        self._believed: set[int] = set()  # roots whose vanished files are told however many they are
+        self._removed: deque[tuple[float, int]] = deque()  # when, and in which root: the removals of late
+        self._grace_s = grace_s
         self._watch = Watch(self.hint_path, lambda paths: self._sweeper.doubt(paths))
         self._sweeper = Sweeper(
             store,
             roots,
             wanted=wanted,
             watch=self._watch,
-            may_conclude=self._lookout.may_conclude,
-            findings=Findings(self.hint, self._offer, self._drained, self._hold, lambda: self._work.set()),
+            trust=self._trust,
+            findings=Findings(
+                self.hint, self._offer, self._drained, self._vanish, self._wait_let_go, lambda: self._work.set()
+            ),
             sweep_s=sweep_s,
         )
         self.is_held_back = False
@@ -236,10 +248,24 @@ class Reconcile:
     # Vanished files
 
     def _hold(self, locations: Iterable[Location]) -> None:
-        until = trio.current_time() + VANISH_GRACE_S
+        until = trio.current_time() + self._grace_s
         for location in locations:
-            self._vanished.setdefault(location, until)
+            if self._sweeper.states[location.root_id].suspect_since is None:  # else a sweep decides
+                self._vanished.setdefault(location, until)
+
+    def _vanish(self, locations: Iterable[Location], believed: bool) -> None:
+        """Take what a sweep found missing; a mass of it is only told if it is `believed`."""
+        until = trio.current_time() + self._grace_s
+        for location in locations:
+            if believed:
+                self._believed.add(location.root_id)
+            if believed or self._sweeper.states[location.root_id].suspect_since is None:
+                self._vanished.setdefault(location, until)
         self._work.set()
+
+    async def _wait_let_go(self, root_id: int) -> None:
+        while any(location.root_id == root_id for location in self._vanished):
+            await self._turn.wait()
 
     async def _let_go(self) -> None:
         """Record the removal of what vanished and did not turn up elsewhere within its grace."""
@@ -247,18 +273,49 @@ class Reconcile:
         ended = list(islice(takewhile(lambda item: item[1] <= now, self._vanished.items()), LOOK_MAX))
         if not ended:
             return
-        oldest_at = 0.0 if self._sweeper.has_subtrees else self._settle.oldest_at()
+        oldest_at = -math.inf if self._sweeper.has_subtrees else self._settle.oldest_at()
         released = [
             location
             for location, until in ended
-            if (until - VANISH_GRACE_S < oldest_at or until + VANISH_MAX_S <= now)
+            if (until - self._grace_s < oldest_at or until + VANISH_MAX_S <= now)
             and not self._settle.is_in_hand(location)
+            and not self._sweeper.is_hasty(location.root_id)
         ]
         if released:
-            gone = await self._reader.read(partial(self._lookout.still_gone, released))
-            await self._store.write(partial(_record_all, [Absent(location) for location in gone]))
+            gone, doubtful = await self._reader.read(partial(self._lookout.still_gone, released))
+            for root_id in doubtful:
+                self._sweeper.ask(Location(root_id, b""))  # which says what is the matter with it
+            mass = {root_id for root_id in {location.root_id for location in gone} if await self._is_mass(root_id)}
+            believable = [location for location in gone if location.root_id not in mass]
+            await self._store.write(partial(_record_all, [Absent(location) for location in believable]))
             for location in released:
+                self._vanished.pop(location, None)
+            now = trio.current_time()
+            self._removed.extend((now, location.root_id) for location in believable)
+        self._believed &= {location.root_id for location in self._vanished}
+
+    async def _is_mass(self, root_id: int) -> bool:
+        """Whether so much of a root vanishes at once that it is not believed; if so, it is held from now on."""
+        if root_id in self._believed or self._sweeper.states[root_id].suspect_since is not None:
+            return self._sweeper.states[root_id].suspect_since is not None and root_id not in self._believed
+        recently = trio.current_time() - MASS_S
+        while self._removed and self._removed[0][0] < recently:
+            self._removed.popleft()
+        removed = sum(root == root_id for _, root in self._removed)
+        vanished = [location for location in self._vanished if location.root_id == root_id]
+        if len(vanished) + removed < MASS_FILES:
+            return False
+        missing = await self._reader.read(partial(_count_known, vanished))
+        # More than half of what there was: missing + removed > (known + removed) / 2.
+        limit = 2 * missing + removed
+        is_mass = missing + removed >= MASS_FILES and await self._reader.read(
+            partial(catalogue.has_fewer, root_id=root_id, count=limit)
+        )
+        if is_mass:
+            self._sweeper.suspect(root_id, missing)
+            for location in vanished:
                 del self._vanished[location]
+        return is_mass
 
     # The sweeper's door
 
@@ -285,6 +342,10 @@ class Reconcile:
 
 def _has_files(conn: sqlite3.Connection) -> bool:
     return any(total.files for total in catalogue.totals(conn))
+
+
+def _count_known(locations: Sequence[Location], conn: sqlite3.Connection) -> int:
+    return sum(catalogue.find(conn, location) is not None for location in locations)
 
 
 def _record_all(changes: Sequence[Change], ledger: Ledger) -> list[bool]:

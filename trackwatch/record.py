@@ -40,6 +40,13 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchanged:
+    """Files known to us have changed places in a circle: each location now has the content of another one's file."""
+
+    moves: tuple[Moved, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Linked:
     """A file appeared at `new` that has the content of the file known at `source`: a hard link to it."""
 
@@ -63,7 +70,7 @@ class Unreadable:
     reason: str
 
 
-Change = Present | Moved | Linked | Absent | Unreadable
+Change = Present | Moved | Exchanged | Linked | Absent | Unreadable
 
 
 @dataclass(slots=True)
@@ -94,6 +101,8 @@ class Ledger:
                 self._record_present(change)
             case Moved():
                 return self._record_moved(change)
+            case Exchanged():
+                return self._record_exchanged(change)
             case Linked():
                 return self._record_linked(change)
             case Absent():
@@ -154,6 +163,17 @@ class Ledger:
         catalogue.relocate(self.conn, known.id, change.new, change.signature, sequence)
         catalogue.clear_problem(self.conn, change.old)
         catalogue.clear_problem(self.conn, change.new)
+        return True
+
+    def _record_exchanged(self, change: Exchanged) -> bool:
+        # No order of moves says this without losing a file on the way, so each place has a new content: `modified`.
+        known = [catalogue.find(self.conn, move.old) for move in change.moves]
+        for move, entry in zip(change.moves, known, strict=True):
+            if entry is None or not entry.signature.same_file(move.signature):
+                return False
+        sources = [(entry, catalogue.describe(self.conn, entry.id)) for entry in known if entry is not None]
+        for move, (entry, described) in zip(change.moves, sources, strict=True):
+            self._put(move.new, move.signature, entry.sha256, entry.xxh128, described)
         return True
 
     def _record_absent(self, location: Location) -> None:

@@ -31,12 +31,16 @@ class Rest(Enum):
     LATER = "later"  # somebody else's work comes first: look again soon
 
 
+# What is looked at again for no new reason rests a while first.
+_NOT_BEFORE_S = {Rest.LATER: 0.05, Rest.UNSURE: 0.25}
+
+
 class Due(NamedTuple):
     """A path taken for a look."""
 
     location: Location
     is_live: bool
-    quiet_s: float  # for how long nothing was heard of it
+    quiet_s: float  # for how long nothing was heard of it; infinite if nobody was listening (bulk)
     at_ceiling: bool  # it has been changing for so long that it is to be described as it is
 
 
@@ -87,9 +91,12 @@ class DirtySet:
         self._wait(location, first_at, now, self._quiet_s)
 
     def bulk(self, locations: Iterable[Location], now: float) -> None:
-        """Put paths that a sweep found into the bulk lane; those that are dirty or in hand already stay as they are."""
+        """Put paths that a sweep found into the bulk lane; those that are dirty already stay as they are."""
         for location in locations:
-            if location not in self._in_hand and location not in self._waiting and location not in self._bulk:
+            held = self._in_hand.get(location)
+            if held is not None:
+                held.again_at = now if held.again_at is None else held.again_at  # it may have changed behind the look
+            elif location not in self._waiting and location not in self._bulk:
                 self._bulk[location] = _Dirty(now, now, now, is_live=False)
 
     def take_due(self, now: float, limit: int, *, bulk: bool = True) -> list[Due]:
@@ -120,7 +127,7 @@ class DirtySet:
         # the bulk lane was no change of it.
         is_new_period = not dirty.is_live or now >= dirty.first_at + self._ceiling_s
         first_at = now if is_new_period else dirty.first_at
-        self._wait(location, first_at, last_at, quiet_s, not_before=now + (0.05 if rest is Rest.LATER else 0))
+        self._wait(location, first_at, last_at, quiet_s, not_before=now + _NOT_BEFORE_S.get(rest, 0.0))
 
     def next_due_at(self, *, bulk: bool = True) -> float | None:
         """Return when a path will be at rest (a moment in the past: there is one), None if nothing waits."""
@@ -157,7 +164,7 @@ class DirtySet:
         self._in_hand[location] = dirty
         dirty.again_at = None
         at_ceiling = dirty.is_live and now >= dirty.first_at + self._ceiling_s
-        return Due(location, dirty.is_live, now - dirty.last_at, at_ceiling)
+        return Due(location, dirty.is_live, now - dirty.last_at if dirty.is_live else math.inf, at_ceiling)
 
     def _wait(
         self, location: Location, first_at: float, last_at: float, quiet_s: float, *, not_before: float = 0.0

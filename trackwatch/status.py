@@ -25,7 +25,8 @@ HEALTHY = {"starting", "ok", "connected", "importing", "watching", "stopping"}
 def write_snapshot(state_dir: Path, snapshot: Mapping[str, Any]) -> None:
     """Replace the snapshot; a reader sees the old one or the new one. Raises OSError."""
     fresh = state_dir / "status.json.new"
-    fresh.write_text(json.dumps(snapshot, ensure_ascii=False))
+    # Not the locale's encoding, and no name can stop it: what is not text was shown as text before, or is replaced.
+    fresh.write_text(json.dumps(snapshot, ensure_ascii=False), encoding="utf-8", errors="replace")
     fresh.replace(state_dir / "status.json")
 
 
@@ -40,7 +41,7 @@ def collect(state_dir: Path) -> dict[str, Any]:
         problems, recent = catalogue.count_problems(conn), catalogue.list_problems(conn, PROBLEMS_SHOWN)
     pid = running_pid(state_dir)
     try:
-        snapshot = json.loads((state_dir / "status.json").read_text())
+        snapshot = json.loads((state_dir / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         snapshot = {}  # a daemon that has only just begun, or a copy of the database alone
     if pid is not None and snapshot.get("pid") != pid:
@@ -155,7 +156,7 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Return a number of bytes in words, in powers of ten."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.95:  # beyond, one decimal would show 1000.0
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"

@@ -44,6 +44,7 @@ class Unlistable:
 
     path: bytes
     reason: str
+    is_gone: bool = False  # it vanished while we looked: the next hint, or sweep, says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,37 @@ def walk(root: bytes, top: bytes, wanted: Wanted, *, with_files: bool = True) ->
                 yield Found(path, result)
 
 
-def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, bool]], Sight]:
+def compare_directory(
+    root: bytes, path: bytes, wanted: Wanted, known: Iterator[tuple[bytes, Signature | None]]
+) -> list[Difference]:
+    """Compare one directory alone, not what is in its subdirectories, with what is known directly in it.
+
+    The first item is the directory itself, or says that it cannot be listed, and then is the only one. A subdirectory
+    comes as a Directory whose content was not looked at, one that has gone as Missing.
+    """
+    listing, sight = _list(root, path, wanted)
+    found: list[Difference] = [sight]
+    if isinstance(sight, Unlistable):
+        return found
+    expected = dict(known)
+    for child, is_directory in listing:
+        try:
+            result = os.lstat(os.path.join(root, child))
+        except OSError:
+            expected.pop(child, None)  # gone since, or not to be told: its next hint, or sweep, says which
+            continue
+        if is_directory and stat.S_ISDIR(result.st_mode):
+            expected.pop(child, None)
+            found.append(Directory(child, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not _decodes(child)))
+        elif stat.S_ISREG(result.st_mode):
+            before = expected.pop(child, None)
+            if before is None or not before.unchanged_since(Signature.of(result)):
+                found.append(Differs(child, result))
+    found += [Missing(missing) for missing in expected]
+    return found
+
+
+def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, bool]], Directory | Unlistable]:
     """Return the children of a directory as (path, is a directory), in order, and the directory itself."""
     absolute = os.path.join(root, path) if path else root
     prefix = path + b"/" if path else b""
@@ -150,7 +181,7 @@ def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, b
                 elif wanted.file(child):
                     children.append((child, False))
     except OSError as error:
-        return [], Unlistable(path, (error.strerror or str(error)).lower())
+        return [], Unlistable(path, (error.strerror or str(error)).lower(), isinstance(error, FileNotFoundError))
     # A file `a.mp3` sorts by its name, a directory `a` by `a/`: that is how the full paths below it sort.
     children.sort(key=lambda item: item[0] + b"/" if item[1] else item[0])
     files = sum(not is_directory for _, is_directory in children)

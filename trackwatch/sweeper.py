@@ -1,12 +1,17 @@
 """When and what to sweep, the directories to watch, and the state of each root.
 
-A root is swept at the start, after every doubt, and from time to time; a subtree when a hint names its directory.
-Before a sweep all its directories are watched, so that what happens during it is not missed. What sweeps find goes back
-as hints: all at once for a subtree, through a bounded lane for a root.
+A root is swept at the start, after every doubt, and from time to time; a subtree when a hint names its directory; one
+directory alone when its modification time has changed, or when it cannot be watched. Before a sweep all its directories
+are watched, so that what happens during it is not missed. What sweeps find goes back as hints: all at once for a
+subtree, through a bounded lane for a root.
+
+States of a root: starting -> ok; ok -> unavailable when it, or a mount it consists of, is not what it was, and back; ok
+-> suspect when more than half of it vanished at once, and back when a second sweep a minute later agrees, or a person.
 """
 
 import os
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,6 +24,7 @@ import trio
 from trackwatch import catalogue
 from trackwatch.errors import RootUnavailable
 from trackwatch.mounts import mount_of, read_mounts
+from trackwatch.record import Ledger
 from trackwatch.store import Reader, Store
 from trackwatch.sweep import (
     Difference,
@@ -29,21 +35,32 @@ from trackwatch.sweep import (
     Unlistable,
     Wanted,
     check_root,
+    compare_directory,
     differences,
     walk,
 )
 from trackwatch.track import Location, Root
+from trackwatch.trust import Away, Identity, Trust, root_mounts
 from trackwatch.watch import Watch, Watched
 
 # A file that changed this recently by its own word goes through the settling, like a hint.
 RECENT_S = 3.0
-# Directories that the watcher cannot bear are swept this often; a root that is away is looked for this often.
-BLIND_SWEEP_S = 5.0
-ROOT_RETRY_S = 5.0
+# Directories that cannot be watched are compared this often, and mounts are looked at.
+BLIND_S = 5.0
+# Directories whose modification time has changed are compared this often; it shows what notifications may have missed.
+ROUND_S = 60.0
+# Notifications do not come from other machines: a root on a network mount is swept at least this often.
+REMOTE_SWEEP_S = 60.0
+# A root that is away is looked for this often; a suspect one is swept again after this long.
+ROOT_RETRY_S, SUSPECT_S = 5.0, 60.0
+# How soon a person's word (`trackwatch accept`) is noticed.
+ACCEPT_LOOK_S = 1.0
+# The share of a core that periodic sweeps take; those that somebody waits for take what they can.
+PERIODIC_SHARE = 0.05
 # Findings are handed from the sweeping thread to the event loop in lots of this many.
 LOT = 500
-# A sweeping thread looks this often (in files) whether it has been cancelled.
-CANCEL_LOOK = 1000
+# A sweeping thread looks this often (in files) whether it has been cancelled, and rests.
+CANCEL_LOOK = 500
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -55,6 +72,10 @@ class RootWord(StrEnum):
     STARTING = "starting"
     OK = "ok"
     UNAVAILABLE = "unavailable"
+    SUSPECT = "suspect"
+
+
+_WORDS = {RootWord.UNAVAILABLE: "root unavailable", RootWord.SUSPECT: "root suspect"}
 
 
 @dataclass(slots=True)
@@ -66,13 +87,20 @@ class RootState:
     word: RootWord = RootWord.STARTING
     reason: str = ""
     fstype: str = ""
+    is_remote: bool = False
     is_sweeping: bool = False
+    in_haste: bool = False  # the sweep under way has a reason other than that it is time
+    is_concluding: bool = False  # it has seen everything, and tells what is missing
     is_swept: bool = False  # to its end, at least once in this process
+    suspect_since: float | None = None  # by the monotonic clock
     files: int = 0  # wanted ones, met by the sweep under way or the last one
     size_bytes: int = 0
-    directories: int = 0
+    sweep_seconds: float = 0.0  # the last one
     files_listed: int = 0  # wanted names, counted before the sweep compares them
-    blind: set[bytes] = field(default_factory=set)  # directories that cannot be watched, relative to the root
+    # Every directory, absolute, with the modification time that it had when it was last compared.
+    mtimes: dict[bytes, int] = field(default_factory=dict)
+    blind: set[bytes] = field(default_factory=set)  # absolute; directories that cannot be watched
+    unlistable: set[bytes] = field(default_factory=set)  # relative
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +110,8 @@ class Findings:
     hint: Callable[[Location], None]  # settles, then is looked at before any bulk
     offer: Callable[[Sequence[Location]], Awaitable[None]]  # the bulk lane; waits for room
     drained: Callable[[], Awaitable[None]]  # waits until the bulk lane was looked at
-    vanished: Callable[[Iterable[Location]], None]  # known, and seen nowhere
+    vanished: Callable[[Iterable[Location], bool], None]  # known, and seen nowhere; and whether a mass is believed
+    let_go: Callable[[int], Awaitable[None]]  # waits until nothing vanished of a root is held any more
     progressed: Callable[[], None]  # the sweeper's state has changed
 
 
@@ -96,7 +125,7 @@ class Sweeper:
         *,
         wanted: Wanted,
         watch: Watch,
-        may_conclude: Callable[[Root, sqlite3.Connection], bool],
+        trust: Trust,
         findings: Findings,
         sweep_s: float,
     ) -> None:
@@ -104,7 +133,7 @@ class Sweeper:
         self._store = store
         self._wanted = wanted
         self._watch = watch
-        self._may_conclude = may_conclude
+        self._trust = trust
         self._findings = findings
         self._sweep_s = sweep_s
         self._asked = {root_id: trio.Event() for root_id in self.states}
@@ -127,10 +156,29 @@ class Sweeper:
                 if state.root.relative(path) is not None:
                     self._asked[state.root.id].set()
 
+    def suspect(self, root_id: int, missing: int) -> None:
+        """Note that so much of a root vanished at once that it is not believed yet."""
+        state = self.states[root_id]
+        if state.suspect_since is not None:
+            return
+        state.suspect_since = trio.current_time()
+        path = os.fsdecode(state.root.path)
+        reason = (
+            f"{missing:,} files vanished from {path!r} at once: nothing is told until a second sweep agrees, in"
+            f" {SUSPECT_S:.0f} s, or you do (trackwatch accept {path})"
+        )
+        self._say(state, RootWord.SUSPECT, reason)
+        self._asked[root_id].set()
+
     @property
     def has_subtrees(self) -> bool:
         """Whether sweeps that hints asked for are waiting or under way."""
         return bool(self._subtrees) or self._is_sweeping_subtree
+
+    def is_hasty(self, root_id: int) -> bool:
+        """Whether a sweep of a root is asked for, or under way for a reason: what vanished may turn up in it."""
+        state = self.states[root_id]
+        return self._asked[root_id].is_set() or (state.is_sweeping and state.in_haste and not state.is_concluding)
 
     @property
     def is_sweeping(self) -> bool:
@@ -143,61 +191,152 @@ class Sweeper:
             for state in self.states.values():
                 nursery.start_soon(self._keep_root, state)
             nursery.start_soon(self._sweep_subtrees)
-            nursery.start_soon(self._sweep_blind)
+            nursery.start_soon(self._keep_comparing, ROUND_S, self._changed_directories)
+            nursery.start_soon(self._keep_comparing, BLIND_S, self._blind_directories)
+            nursery.start_soon(self._watch_mounts)
 
     # Roots
 
     async def _keep_root(self, state: RootState) -> None:
+        is_asked = True
         with self._store.open_reader() as reader:
+            known = await reader.read(partial(catalogue.root_mounts, root_id=state.root.id))
+            self._trust.learn(state.root.id, {path: Identity(*identity) for path, identity in known.items()})
             while True:
                 self._asked[state.root.id] = trio.Event()
-                pause_s = self._sweep_s
                 state.is_sweeping = True
                 try:
-                    await self._sweep_root(state, reader)
-                    self._say(state, RootWord.OK)
+                    await self._sweep_root(state, reader, in_haste=is_asked)
                 except RootUnavailable as error:
                     # Its files stay in the catalogue, and nothing is told of them, until it is back.
+                    state.suspect_since = None
                     self._say(state, RootWord.UNAVAILABLE, str(error))
-                    pause_s = ROOT_RETRY_S
                 finally:
                     state.is_sweeping = False
                     self._findings.progressed()
-                with trio.move_on_after(pause_s):
-                    await self._asked[state.root.id].wait()
+                is_asked = await self._wait_for_reason(state, reader)
 
-    async def _sweep_root(self, state: RootState, reader: Reader) -> None:
-        root = state.root
-        await trio.to_thread.run_sync(check_root, root.path)
-        state.fstype = await trio.to_thread.run_sync(_fstype, root.path)
+    async def _wait_for_reason(self, state: RootState, reader: Reader) -> bool:
+        """Wait until a root is to be swept again; return whether somebody waits for that."""
+        with trio.move_on_after(self._pause_s(state)):
+            while not self._asked[state.root.id].is_set():
+                if state.word in (RootWord.UNAVAILABLE, RootWord.SUSPECT):
+                    if await reader.read(partial(catalogue.are_removals_accepted, root_id=state.root.id)):
+                        break
+                    with trio.move_on_after(ACCEPT_LOOK_S):
+                        await self._asked[state.root.id].wait()
+                else:
+                    await self._asked[state.root.id].wait()
+            return True
+        return state.word is not RootWord.OK
+
+    def _pause_s(self, state: RootState) -> float:
+        if state.word is RootWord.UNAVAILABLE:
+            return ROOT_RETRY_S
+        if state.suspect_since is not None:
+            return max(0.0, state.suspect_since + SUSPECT_S - trio.current_time())
+        return min(self._sweep_s, REMOTE_SWEEP_S) if state.is_remote else self._sweep_s
+
+    async def _sweep_root(self, state: RootState, reader: Reader, *, in_haste: bool) -> None:
+        root, started_at = state.root, trio.current_time()
+        state.in_haste, state.is_concluding = in_haste, False
+        is_accepted = await reader.read(partial(catalogue.are_removals_accepted, root_id=root.id))
+        self._trust.accept(root.id, is_accepted)
+        try:
+            await trio.to_thread.run_sync(check_root, root.path)
+        except RootUnavailable:
+            if is_accepted:
+                state.is_concluding = True
+                gone = await reader.read(partial(catalogue.find_below, directory=Location(root.id, b"")))
+                await self._tell_missing(state, gone, is_believed=True)
+                await self._store.write(lambda ledger: catalogue.accept_removals(ledger.conn, root.id, None))
+            raise
+        mounts = await trio.to_thread.run_sync(root_mounts, root)
+        state.fstype, state.is_remote = await trio.to_thread.run_sync(_file_system, root.path)
+        if lost := await self._watch.audit():
+            log.warning("watches lost", directories=len(lost), reason="unmounted, or taken away by the kernel")
         listed = await self._list_directories(state, b"")
-        state.directories, state.files_listed = len(listed), sum(directory.files for directory in listed)
-        state.blind = set()
+        state.files_listed = sum(directory.files for directory in listed)
         if not state.is_swept and state.word is RootWord.STARTING:
-            _introduce(state)
+            _introduce(state, len(listed))
+        state.blind, state.unlistable = set(), set()
         await self._cover(state, listed)
-        missing = await self._compare(state, b"", reader, is_live=False)
-        if missing and not await reader.read(partial(self._may_conclude, root)):
-            raise RootUnavailable(f"{_shown(root.path)} is empty, and files are known in it; is the volume mounted?")
+        state.mtimes = {path: mtime for path, mtime in state.mtimes.items() if path in state.blind}
+        state.files, state.size_bytes = 0, 0
+        missing = await self._compare(state, b"", reader, is_live=False, share=1.0 if in_haste else PERIODIC_SHARE)
         problems = await reader.read(partial(catalogue.problem_paths, root_id=root.id))
         await self._findings.offer([Location(root.id, path) for path in problems])
         # What was found may be what is missing: only what is left when all of it has been looked at has vanished.
         await self._findings.drained()
-        self._findings.vanished(Location(root.id, path) for path in missing)
+        state.is_concluding = True
+        state.sweep_seconds = trio.current_time() - started_at
+        believable, reason = await self._believable(state, missing, reader)
+        agrees = state.suspect_since is not None and started_at >= state.suspect_since + SUSPECT_S
+        await self._tell_missing(state, believable, is_believed=agrees or is_accepted)
+        if reason:
+            raise RootUnavailable(reason)
         swept_us = self._store.now_us()
-        await self._store.write(lambda ledger: catalogue.set_swept(ledger.conn, root.id, swept_us))
+        await self._store.write(partial(_note_sweep, root.id, swept_us, mounts, is_accepted))
+        self._trust.learn(root.id, mounts)
+        self._trust.accept(root.id, False)
         state.is_swept = True
+        if state.suspect_since is None or agrees or is_accepted or not missing:
+            state.suspect_since = None
+            self._say(state, RootWord.OK)
+
+    async def _believable(self, state: RootState, missing: list[bytes], reader: Reader) -> tuple[list[bytes], str]:
+        """Return which of the missing files may be called gone, and why the others may not."""
+        root = state.root
+        if not missing or self._trust.is_accepted(root.id):
+            return missing, ""
+        if await reader.read(partial(_is_emptied, root)):
+            return [], (
+                f"{os.fsdecode(root.path)!r} is empty, and files are known in it; is the volume mounted?"
+                f" (if they are gone for good: trackwatch accept {os.fsdecode(root.path)})"
+            )
+        away: list[Away] = await trio.to_thread.run_sync(self._trust.away, root)
+        believable = [path for path in missing if not any(part.holds(path) for part in away)]
+        reasons = [part.reason for part in away if any(part.holds(path) for path in missing)]
+        if not reasons:
+            return believable, ""
+        kept = len(missing) - len(believable)
+        return believable, (
+            f"{reasons[0]}; {kept:,} files are kept in the catalogue: mount it again"
+            f" (if they are gone for good: trackwatch accept {os.fsdecode(root.path)})"
+        )
+
+    async def _tell_missing(self, state: RootState, missing: Iterable[bytes], *, is_believed: bool) -> None:
+        self._findings.vanished((Location(state.root.id, path) for path in missing), is_believed)
+        if is_believed:
+            await self._findings.let_go(state.root.id)
 
     def _say(self, state: RootState, word: RootWord, reason: str = "") -> None:
         if (state.word, state.reason) == (word, reason):
             return
-        was, state.word, state.reason, state.since_us = state.word, word, reason, self._store.now_us()
-        if word is RootWord.UNAVAILABLE:
-            log.error("root unavailable", root=os.fsdecode(state.root.path), reason=reason)
-        elif was is RootWord.UNAVAILABLE:
-            log.warning("root available again", root=os.fsdecode(state.root.path))
+        was, state.word, state.reason = state.word, word, reason
+        if was is word:
+            return
+        state.since_us = self._store.now_us()
+        path = os.fsdecode(state.root.path)
+        if word is RootWord.OK and was is not RootWord.STARTING:
+            log.warning("root ok again", path=path)
+        elif word is not RootWord.OK:
+            log.error(_WORDS[word], path=path, reason=reason)
 
-    # Subtrees
+    async def _watch_mounts(self) -> None:
+        """Ask for a sweep when something was mounted or unmounted: notifications say nothing of that."""
+        before = await trio.to_thread.run_sync(read_mounts)
+        while True:
+            await trio.sleep(BLIND_S)
+            now = await trio.to_thread.run_sync(read_mounts)
+            if now != before:
+                changed = {mount.point for mount in set(now) ^ set(before)}
+                for state in self.states.values():
+                    if any(state.root.relative(point) is not None or _holds(point, state.root) for point in changed):
+                        self._asked[state.root.id].set()
+            before = now
+
+    # Parts of a root
 
     async def _sweep_subtrees(self) -> None:
         with self._store.open_reader() as reader:
@@ -219,12 +358,58 @@ class Sweeper:
         for path in await self._compare(state, top, reader, is_live=True):
             self._findings.hint(Location(state.root.id, path))
 
-    async def _sweep_blind(self) -> None:
-        while True:
-            await trio.sleep(BLIND_SWEEP_S)
-            for state in self.states.values():
-                for path in state.blind:
-                    self.ask(Location(state.root.id, path))
+    async def _keep_comparing(self, every_s: float, choose: Callable[[RootState], list[bytes]]) -> None:
+        """Compare some directories of each root, each by itself, now and then."""
+        with self._store.open_reader() as reader:
+            pause_s = every_s
+            while True:
+                await trio.sleep(pause_s)
+                started_at = trio.current_time()
+                for state in self.states.values():
+                    if state.is_swept and not state.is_sweeping:
+                        for path in await trio.to_thread.run_sync(choose, state):
+                            await self._compare_directory(state, path, reader)
+                pause_s = max(every_s, (trio.current_time() - started_at) / PERIODIC_SHARE)
+
+    def _changed_directories(self, state: RootState) -> list[bytes]:
+        """Return the directories whose modification time is not what it was; in a thread."""
+        changed = []
+        for path, mtime_ns in _cancellable(iter(list(state.mtimes.items()))):
+            try:
+                if os.stat(path).st_mtime_ns != mtime_ns:
+                    changed.append(path)
+            except OSError:
+                changed.append(path)
+        return changed
+
+    def _blind_directories(self, state: RootState) -> list[bytes]:
+        return list(state.blind)
+
+    async def _compare_directory(self, state: RootState, absolute: bytes, reader: Reader) -> None:
+        path = state.root.relative(absolute)
+        assert path is not None, "directories are below their root"
+        location = Location(state.root.id, path)
+
+        def compared() -> list[Difference]:
+            children = catalogue.children(reader.connection, location)
+            return compare_directory(state.root.path, path, self._wanted, children)
+
+        itself, *found = await trio.to_thread.run_sync(compared)
+        if not isinstance(itself, Directory):
+            state.mtimes.pop(absolute, None)
+            state.blind.discard(absolute)
+            self._findings.hint(location)  # it has gone, or cannot be listed
+            return
+        state.mtimes[absolute] = itself.mtime_ns
+        if itself.is_odd:
+            state.blind.add(absolute)
+        for item in found:
+            if isinstance(item, Directory):
+                child = state.root.absolute(item.path)
+                if child not in state.blind and not self._watch.covers(Watched(child, item.inode)):
+                    self.ask(Location(state.root.id, item.path))
+            else:
+                self._findings.hint(Location(state.root.id, item.path))
 
     # Listing, comparing, watching
 
@@ -235,12 +420,12 @@ class Sweeper:
 
         return await trio.to_thread.run_sync(listed)
 
-    async def _compare(self, state: RootState, top: bytes, reader: Reader, *, is_live: bool) -> list[bytes]:
+    async def _compare(
+        self, state: RootState, top: bytes, reader: Reader, *, is_live: bool, share: float = 1.0
+    ) -> list[bytes]:
         """Compare a part of a root with the catalogue, passing on what differs; return the paths that are missing."""
         missing: list[bytes] = []
         fresh: list[Directory] = []
-        if not is_live:
-            state.files, state.size_bytes = 0, 0
 
         def count(found: Found) -> None:
             if not is_live:
@@ -248,7 +433,7 @@ class Sweeper:
                 state.size_bytes += found.stat.st_size
 
         def compared() -> None:
-            sights = _cancellable(walk(state.root.path, top, self._wanted))
+            sights = _cancellable(walk(state.root.path, top, self._wanted), share)
             known = catalogue.signatures(reader.connection, Location(state.root.id, top))
             for lot in _lots(differences(sights, known, count)):
                 trio.from_thread.run(self._take_in, state, lot, missing, fresh, is_live)
@@ -280,45 +465,83 @@ class Sweeper:
                 case Missing(path):
                     missing.append(path)
                 case Directory():
-                    if not self._watch.covers(self._watched(state, item)) and not item.is_odd:
+                    watched = self._watched(state, item)
+                    state.mtimes[watched.path] = item.mtime_ns
+                    if watched.path not in state.blind and not self._watch.covers(watched):
                         fresh.append(item)
-                case Unlistable(path, reason):
-                    log.warning("cannot be listed", path=os.fsdecode(state.root.absolute(path)), reason=reason)
+                case Unlistable(path, reason, is_gone):
+                    if path not in state.unlistable and not is_gone:
+                        state.unlistable.add(path)
+                        shown = os.fsdecode(state.root.absolute(path))
+                        log.warning("cannot be listed", path=shown, reason=reason)
         await self._findings.offer(bulk)
 
     async def _cover(self, state: RootState, directories: Iterable[Directory]) -> int:
-        """Watch directories, except those that the watcher cannot bear: they are swept all the time instead."""
+        """Watch directories; those that cannot be are compared all the time instead."""
         watchable = []
         for directory in directories:
+            watched = self._watched(state, directory)
             if directory.is_odd:
-                state.blind.add(directory.path)
+                state.blind.add(watched.path)
             else:
-                watchable.append(self._watched(state, directory))
-        return await self._watch.cover(watchable)
+                watchable.append(watched)
+        covered = await self._watch.cover(watchable)
+        for watched in watchable:
+            if self._watch.covers(watched):
+                state.blind.discard(watched.path)
+            else:
+                state.blind.add(watched.path)
+        return covered
 
     def _watched(self, state: RootState, directory: Directory) -> Watched:
         return Watched(state.root.absolute(directory.path), directory.inode)
 
 
-def _introduce(state: RootState) -> None:
+def _note_sweep(root_id: int, swept_us: int, mounts: dict[bytes, Identity], was_accepted: bool, ledger: Ledger) -> None:
+    catalogue.set_swept(ledger.conn, root_id, swept_us)
+    rows = {path: (identity.source, identity.fstype, identity.fsid) for path, identity in mounts.items()}
+    if rows != catalogue.root_mounts(ledger.conn, root_id):
+        catalogue.set_root_mounts(ledger.conn, root_id, rows)
+    if was_accepted:
+        catalogue.accept_removals(ledger.conn, root_id, None)
+
+
+def _is_emptied(root: Root, conn: sqlite3.Connection) -> bool:
+    """Whether nothing is left of a root in which several files are known; the last one can go like any other."""
+    with os.scandir(root.path) as entries:
+        return next(entries, None) is None and not catalogue.has_fewer(conn, root.id, 2)
+
+
+def _holds(point: bytes, root: Root) -> bool:
+    return root.path.startswith(point.rstrip(b"/") + b"/")
+
+
+def _introduce(state: RootState, directories: int) -> None:
     path = os.fsdecode(state.root.path)
-    found = f"{state.files_listed:,} files in {state.directories:,} directories"
-    words = " · ".join(part for part in (path, state.fstype, found) if part)
-    log.info(
-        "root", path=path, fstype=state.fstype, files=state.files_listed, directories=state.directories, words=words
-    )
+    found = f"{state.files_listed:,} files in {directories:,} directories"
+    remote = f"swept each {REMOTE_SWEEP_S:.0f} s, notifications do not come from there" if state.is_remote else ""
+    words = " · ".join(part for part in (path, state.fstype, found, remote) if part)
+    log.info("root", path=path, fstype=state.fstype, files=state.files_listed, directories=directories, words=words)
 
 
-def _fstype(path: bytes) -> str:
+def _file_system(path: bytes) -> tuple[str, bool]:
+    """Return the type of a root's file system, and whether others change files there unnoticed."""
     mount = mount_of(os.path.realpath(path), read_mounts())
-    return mount.fstype.decode("ascii", "replace") if mount else ""
+    return (mount.fstype.decode("ascii", "replace"), mount.is_remote) if mount else ("", False)
 
 
-def _cancellable(items: Iterator[T]) -> Iterator[T]:
-    """Yield the items, and look now and then whether the task that waits for this thread was cancelled."""
+def _cancellable(items: Iterator[T], share: float = 1.0) -> Iterator[T]:
+    """Yield the items, looking now and then whether the task that waits for this thread was cancelled.
+
+    With a share below 1 it rests, so that the thread takes no more than that of a core.
+    """
+    began_at = time.monotonic()
     for number, item in enumerate(items):
-        if number % CANCEL_LOOK == 0:
+        if number % CANCEL_LOOK == CANCEL_LOOK - 1:
             trio.from_thread.check_cancelled()
+            if share < 1:
+                time.sleep(min(0.5, (time.monotonic() - began_at) * (1 / share - 1)))
+                began_at = time.monotonic()
         yield item
 
 
@@ -331,7 +554,3 @@ def _lots(items: Iterable[T]) -> Iterator[list[T]]:
             lot = []
     if lot:
         yield lot
-
-
-def _shown(path: bytes) -> str:
-    return repr(os.fsdecode(path))

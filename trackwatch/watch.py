@@ -102,7 +102,9 @@ class Watch:
                 if arm.descriptor is None or not arm.is_comparable:
                     continue
                 watched = await trio.to_thread.run_sync(_watched_inodes, arm.descriptor)
-                lost += [path for path in arm.paths if self._covered[path][0] not in watched]
+                lost += [
+                    path for path, (inode, holder) in self._covered.items() if holder is arm and inode not in watched
+                ]
             for path in lost:
                 _, arm = self._covered.pop(path)
                 arm.paths.discard(path)
@@ -130,6 +132,8 @@ class Watch:
             return  # its doubt follows
         self._arms.append(arm)
         for path, inode in directories.items():
+            if (former := self._covered.get(path)) is not None:
+                former[1].paths.discard(path)
             self._covered[path] = (inode, arm)
         # Nobody else opens inotify instances here, and one arm is made at a time.
         made = _inotify_descriptors() - before

@@ -35,8 +35,9 @@ class DaemonError(AssertionError):
 class Daemon:
     """One daemon with its roots and its state; it can be started many times. A context manager, or call `close`.
 
-    `args` go to `trackwatch run`, `env` on top of a minimal environment. `user` is the id it runs under (root only);
-    it gets the state folder and must be able to read the roots and the installation.
+    `args` go to `trackwatch run`, `env` on top of a minimal environment. `unprivileged` takes root's powers away, so
+    that permissions mean something to it whoever runs the tests. `user` is another id to run under (root only); it gets
+    the state folder and must be able to reach that, the roots and the whole installation, interpreter included.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Daemon:
         env: Mapping[str, str] | None = None,
         args: Sequence[str] = (),
         user: int | None = None,
+        unprivileged: bool = False,
     ) -> None:
         self.roots = [
             os.fsencode(root) for root in ([roots] if isinstance(roots, str | bytes | os.PathLike) else roots)
@@ -56,6 +58,7 @@ class Daemon:
         self.args = list(args)
         self.env = dict(env or {})
         self.user = user
+        self.unprivileged = unprivileged
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: list[int] = []
@@ -101,16 +104,13 @@ class Daemon:
             raise DaemonError("the daemon runs already")
         self.starts += 1
         with self._stdout_file().open("wb") as stdout, self._stderr_file().open("wb") as stderr:
+            # A session of its own, by which its worker processes can be found when it is dead.
             self._process = subprocess.Popen(
-                [SCRIPT, "run", *self.args, *self.roots],
-                env=self.environ(),
-                cwd=self.folder,
+                self._command("run", *self.args, *self.roots),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                # A session of its own, by which its worker processes can be found when it is dead.
-                start_new_session=True,
-                **self._credentials(),
+                **self._surroundings(),
             )
         self._sessions.append(self._process.pid)
         if wait:
@@ -208,16 +208,13 @@ class Daemon:
     def run(self, *args: str, timeout_s: float = 60.0, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a trackwatch command with the same environment and state, to its end, whatever its exit code."""
         return subprocess.run(
-            [SCRIPT, *args],
-            env=self.environ(),
-            cwd=self.folder,
+            self._command(*args),
             input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout_s,
             check=False,
-            start_new_session=True,
-            **self._credentials(),
+            **self._surroundings(),
         )
 
     def status(self) -> tuple[int, dict[str, Any]]:
@@ -250,10 +247,18 @@ class Daemon:
 
     # --- inside ---
 
-    def _credentials(self) -> dict[str, Any]:
-        if self.user is None:
-            return {}
-        return {"user": self.user, "group": self.user, "extra_groups": []}
+    def _command(self, *args: str | bytes) -> list[str | bytes]:
+        command: list[str | bytes] = [str(SCRIPT), *args]
+        if self.unprivileged and os.geteuid() == 0:
+            # It replaces itself by the program: the process id stays.
+            return ["setpriv", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", *command]
+        return command
+
+    def _surroundings(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"env": self.environ(), "cwd": self.folder, "start_new_session": True}
+        if self.user is not None:
+            options |= {"user": self.user, "group": self.user, "extra_groups": []}
+        return options
 
     def _stdout_file(self, number: int | None = None) -> Path:
         return self.folder / f"stdout-{number or self.starts}.jsonl"

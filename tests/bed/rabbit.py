@@ -189,7 +189,7 @@ class RabbitNode:
     # --- its life ---
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it with the data it has. With `wait`, return when it greets.
+        """Start it with the data it has, and return when it greets; `wait=False` does not wait, but for the first time.
 
         A first start that loses a port to somebody else tries three other ports, a few times; a later one cannot.
         """

@@ -301,7 +301,8 @@ if command == "environment":
     sys.exit()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 worker = subprocess.Popen(["sleep", "1000"])
-said = {{"event_id": "1", "roots": sys.argv[2:], "worker": worker.pid, "user": os.getuid()}}
+said = {{"event_id": "1", "roots": sys.argv[2:], "worker": worker.pid, "user": os.getuid(),
+    "reads": os.access(os.environ.get("SECRET", "/"), os.R_OK)}}
 sys.stdout.write(json.dumps(said) + "\n" + '{{"event_id": "to')
 sys.stdout.flush()
 print(os.environ.get("SAY", "watching 1 root"), file=sys.stderr, flush=True)
@@ -430,6 +431,21 @@ def test_a_daemon_can_run_as_another_user(public_path: Path, daemon: MakeDaemon,
     assert watched.wait_for_event(lambda _: True)["user"] == 65534
     assert (public_path / "state").stat().st_uid == 65534
     assert watched.stop() == 0
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_permissions_mean_something_to_an_unprivileged_daemon(tmp_path: Path, daemon: MakeDaemon) -> None:
+    secret = tmp_path / "secret.mp3"
+    secret.touch(mode=0)
+    watched = daemon(tmp_path, env={"SECRET": str(secret)}, unprivileged=True)
+    watched.start()
+    assert watched.wait_for_event(lambda _: True)["reads"] is False
+    assert watched.stop() == 0
+    secret.chmod(0o400)
+    watched.start()
+    watched.wait_until(lambda: len(watched.events()) == 2)
+    assert watched.events()[1]["reads"] is True
+    watched.kill()
 
 
 # --- library ---

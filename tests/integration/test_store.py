@@ -20,7 +20,7 @@ import trio
 from trackwatch import catalogue, outbox, store
 from trackwatch.errors import StoreError
 from trackwatch.event import MetadataForm
-from trackwatch.mounts import Mount
+from trackwatch.mounts import _parse
 from trackwatch.record import Absent, Ledger, Present
 from trackwatch.store import Store, open_beside, open_store, running_pid
 from trackwatch.track import Location, Observation, Signature
@@ -423,7 +423,8 @@ async def test_a_network_file_system_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fstype: bytes, refused: bool
 ) -> None:
     """The write-ahead log's shared memory is not shared with the other machine."""
-    mounts = [Mount(b"/", b"ext4", b"/dev/sda", 1), Mount(os.fsencode(tmp_path), fstype, b"there:/x", 2)]
+    table = [b"1 0 8:1 / / rw - ext4 /dev/sda rw\n", b"2 1 0:9 / %b rw - %b there:/x rw\n" % (bytes(tmp_path), fstype)]
+    mounts = [_parse(line) for line in table]
     monkeypatch.setattr(store, "read_mounts", lambda: mounts)
     if refused:
         await raises(tmp_path / "state", rf"network file system \({fstype.decode()}\)")

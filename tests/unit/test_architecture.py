@@ -23,7 +23,7 @@ ORDER = (
     # the state
     "catalogue", "outbox", "record", "store",
     # what is going on
-    "correlate", "look", "sweeper", "reconcile", "workers", "publisher", "status",
+    "correlate", "trust", "look", "sweeper", "reconcile", "workers", "publisher", "status",
     # the program
     "daemon", "cli", "__main__",
 )  # fmt: skip
@@ -66,8 +66,13 @@ def modules() -> list[str]:
     return sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
-def imports(module: str) -> Iterator[str]:
-    """Yield the dotted names of the modules that a module imports, also those inside functions."""
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Return the dotted names of the modules that a module imports, also those inside functions."""
+    return frozenset(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     for node in ast.walk(tree_of(module)):
         match node:
             case ast.Import(names):

@@ -299,6 +299,22 @@ def test_pruning_takes_the_oldest_up_to_its_limit_and_time(many: sqlite3.Connect
     assert [seq for (seq,) in many.execute("SELECT seq FROM outbox ORDER BY seq")] == [3, 4, 5, 6]
 
 
+def test_finding_nothing_to_prune_does_not_read_the_whole_outbox(conn: sqlite3.Connection) -> None:
+    """The writer asks every few seconds, and intake waits meanwhile."""
+    append(conn, *(b"%d" % number for number in range(2000)))
+    publish(conn)
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    conn.set_progress_handler(step, 100)
+    assert outbox.prune(conn, NOW_US, 1000) == 0
+    conn.set_progress_handler(None, 0)
+    assert steps < 5
+
+
 def test_keeping_events_for_a_hundred_years_prunes_none(many: sqlite3.Connection) -> None:
     """A century ago was before 1970, which no event id can say."""
     century_ago_us = NOW_US - 36500 * 86400 * SECOND_US

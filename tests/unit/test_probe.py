@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,7 +16,6 @@ import pytest
 import xxhash
 
 from tests.data import expected
-from trackwatch import probe
 from trackwatch.errors import FileProblem
 from trackwatch.probe import BUFFER_BYTES, describe
 from trackwatch.settle import UNKNOWN_WRITER_QUIET_S, Rest
@@ -105,7 +106,7 @@ def test_what_is_not_audio_has_neither_metadata_nor_an_error(song: bytes) -> Non
 
 def test_audio_has_metadata_and_hashes(folder: bytes) -> None:
     path = os.path.join(folder, b"\xff.FLAC")
-    shutil.copy(expected.path_of("flac"), path)
+    shutil.copy(os.fsencode(expected.path_of("flac")), path)
     seen = described(path)
     assert seen.metadata is not None
     assert seen.metadata.format == "audio/flac"
@@ -140,12 +141,10 @@ def test_a_file_that_somebody_only_reads_is_described(song: bytes) -> None:
 
 def test_a_writer_that_comes_during_the_read_makes_it_move_on(song: bytes) -> None:
     """Nothing has changed yet, but it is about to."""
-    with open(song, "rb+") as file:
-        file.close()
-        opened: list[int] = []
-        meddler = Meddler(lambda: opened.append(os.open(song, os.O_WRONLY)))
-        assert describe(song, quiet_s=LONG_S, check_cancelled=meddler) is Rest.MOVED_ON
-        os.close(opened[0])
+    opened: list[int] = []
+    meddler = Meddler(lambda: opened.append(os.open(song, os.O_WRONLY)))
+    assert describe(song, quiet_s=LONG_S, check_cancelled=meddler) is Rest.MOVED_ON
+    os.close(opened[0])
     assert isinstance(describe(song, quiet_s=LONG_S), Observation)
 
 
@@ -183,7 +182,6 @@ def move_its_folder(path: bytes) -> None:
 @pytest.mark.parametrize(
     "deed",
     [
-        append,
         overwrite,
         overwrite_in_secret,
         replace,
@@ -193,7 +191,7 @@ def move_its_folder(path: bytes) -> None:
         lambda path: os.truncate(path, 10),
         lambda path: os.rename(path, path + b".away"),
     ],
-    ids=["append", "overwrite", "overwrite-utime", "replace", "symlink", "unlink", "folder", "truncate", "rename"],
+    ids=["overwrite", "overwrite-utime", "replace", "symlink", "unlink", "folder", "truncate", "rename"],
 )
 def test_a_file_that_changes_while_it_is_read_has_moved_on(
     folder: bytes, deed: Callable[[bytes], object], at_ceiling: bool
@@ -204,6 +202,67 @@ def test_a_file_that_changes_while_it_is_read_has_moved_on(
     meddler = Meddler(lambda: deed(path))
     assert describe(path, quiet_s=LONG_S, at_ceiling=at_ceiling, check_cancelled=meddler) is Rest.MOVED_ON
     assert meddler.calls > 0
+
+
+def test_a_file_that_grows_while_it_is_read_has_moved_on(song: bytes) -> None:
+    meddler = Meddler(lambda: append(song))
+    assert describe(song, quiet_s=LONG_S, check_cancelled=meddler) is Rest.MOVED_ON
+    assert meddler.calls > 0
+
+
+def test_at_the_ceiling_a_file_that_grows_is_described_as_it_was_when_the_look_began(song: bytes) -> None:
+    """A recording that never ends: its first bytes were its content at one moment, and the rest makes it differ."""
+    before = signature_of(song)
+    meddler = Meddler(lambda: append(song))
+    seen = described(song, at_ceiling=True, check_cancelled=meddler)
+    assert meddler.calls > 0
+    assert os.stat(song).st_size == len(CONTENT) + len(b"more")
+    assert seen.sha256 == hashlib.sha256(CONTENT).digest()
+    assert seen.xxh128 == xxhash.xxh3_128_digest(CONTENT)
+    assert seen.signature == before, "the next sweep finds that it has changed since"
+
+
+def test_at_the_ceiling_an_empty_file_that_grows_is_described_as_empty(folder: bytes) -> None:
+    path = write(os.path.join(folder, b"x.flac"), b"")
+    with open(path, "ab") as file:
+        file.write(b"not yet flushed")
+        seen = described(path, at_ceiling=True)
+    assert (seen.signature.size_bytes, seen.sha256) == (0, hashlib.sha256(b"").digest())
+
+
+def test_at_the_ceiling_a_file_that_was_begun_again_has_moved_on(song: bytes) -> None:
+    """It ends up larger, but its first part was not there for long enough to be read."""
+
+    def begin_again() -> None:
+        os.truncate(song, 0)
+
+    class Writer:
+        """Cuts the file during the read, and writes more than there was once nothing is left to be read."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def __call__(self) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                begin_again()
+
+    writer = Writer()
+    with pytest.MonkeyPatch.context() as patch:
+        real = os.fstat
+        looks: list[int] = []
+
+        def fstat(descriptor: int) -> os.stat_result:
+            """Right before the second look at the file its writer has caught up."""
+            looks.append(descriptor)
+            if len(looks) == 2:
+                write(song, b"x" * (len(CONTENT) + 1))
+            return real(descriptor)
+
+        patch.setattr(os, "fstat", fstat)
+        seen = describe(song, quiet_s=LONG_S, at_ceiling=True, check_cancelled=writer)
+    assert len(looks) >= 2
+    assert seen is Rest.MOVED_ON
 
 
 def test_reading_a_file_does_not_make_it_move_on(song: bytes) -> None:
@@ -283,15 +342,46 @@ def test_a_failing_disk_is_a_problem_and_the_file_is_closed(song: bytes) -> None
 
 
 @needs_root
-def test_of_somebody_elses_file_that_just_changed_nobody_can_be_sure(song: bytes) -> None:
+def test_of_somebody_elses_file_that_just_changed_nobody_can_be_sure(
+    song: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = os.stat(song).st_ctime + UNKNOWN_WRITER_QUIET_S - 0.01
+    monkeypatch.setattr(time, "time", lambda: soon)
     with somebody_else():
         assert describe(song, quiet_s=0.25) is Rest.UNSURE
 
 
 @needs_root
-def test_somebody_elses_file_is_described_once_it_was_quiet_for_long(song: bytes) -> None:
+def test_somebody_elses_file_is_described_once_it_was_quiet_for_long(
+    song: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = os.stat(song).st_ctime + UNKNOWN_WRITER_QUIET_S + 0.001
+    monkeypatch.setattr(time, "time", lambda: later)
     with somebody_else():
         assert isinstance(describe(song, quiet_s=UNKNOWN_WRITER_QUIET_S), Observation)
+
+
+@needs_root
+def test_quiet_alone_says_nothing_of_somebody_elses_file_that_changed_just_now(
+    song: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hint can be lost, or never come (another machine writes): the file's own ctime has to agree."""
+    soon = os.stat(song).st_ctime + UNKNOWN_WRITER_QUIET_S - 0.01
+    monkeypatch.setattr(time, "time", lambda: soon)
+    with somebody_else():
+        assert describe(song, quiet_s=LONG_S) is Rest.UNSURE
+        assert describe(song, quiet_s=math.inf) is Rest.UNSURE
+
+
+@needs_root
+def test_age_alone_says_nothing_of_somebody_elses_file_that_was_heard_of_just_now(
+    song: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's clock that is behind makes every file look old."""
+    later = os.stat(song).st_ctime + LONG_S
+    monkeypatch.setattr(time, "time", lambda: later)
+    with somebody_else():
+        assert describe(song, quiet_s=UNKNOWN_WRITER_QUIET_S - 0.01) is Rest.UNSURE
 
 
 @needs_root
@@ -303,16 +393,26 @@ def test_somebody_elses_file_is_described_at_the_ceiling(song: bytes) -> None:
 @needs_root
 def test_somebody_elses_old_file_is_described_at_once(song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first import: nothing was heard of these files because nobody was listening, and they are years old."""
-    later = os.stat(song).st_ctime + UNKNOWN_WRITER_QUIET_S
-    monkeypatch.setattr(probe.time, "time", lambda: later)
+    later = os.stat(song).st_ctime + UNKNOWN_WRITER_QUIET_S + 0.001
+    monkeypatch.setattr(time, "time", lambda: later)
     with somebody_else():
-        assert isinstance(describe(song, quiet_s=0.0), Observation)
+        assert isinstance(describe(song, quiet_s=math.inf), Observation)
 
 
 @needs_root
 def test_a_file_from_the_future_is_not_old(song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that was set back, or a server's clock that is ahead."""
-    monkeypatch.setattr(probe.time, "time", lambda: 0.0)
+    """A clock that was set back, so that the ctime tells nothing: then what was heard of it decides."""
+    monkeypatch.setattr(time, "time", lambda: 0.0)
     with somebody_else():
         assert describe(song, quiet_s=0.25) is Rest.UNSURE
+        assert describe(song, quiet_s=math.inf) is Rest.UNSURE, "nobody was listening: it goes where somebody is"
         assert isinstance(describe(song, quiet_s=UNKNOWN_WRITER_QUIET_S), Observation)
+
+
+@needs_root
+def test_a_file_from_the_near_future_has_just_changed(song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's clock is ahead by a little: its word is good, only later."""
+    now = os.stat(song).st_ctime - 1.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    with somebody_else():
+        assert describe(song, quiet_s=LONG_S) is Rest.UNSURE

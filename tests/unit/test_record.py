@@ -13,7 +13,7 @@ import pytest
 
 from trackwatch import catalogue, outbox
 from trackwatch.event import EventType, MetadataForm
-from trackwatch.record import Absent, Ledger, Linked, Moved, Present, Unreadable
+from trackwatch.record import Absent, Exchanged, Ledger, Linked, Moved, Present, Unreadable
 from trackwatch.store import _open_for_writing
 from trackwatch.track import Location, Metadata, Observation, Signature
 
@@ -294,6 +294,21 @@ def test_a_chain_and_a_swap_of_moves_keep_the_files_apart(ledger: Ledger) -> Non
         assert ledger.record(Moved(at(old), at(new), seen))
     assert known(ledger, b"a.mp3").sha256 == sha256(b"two").digest()
     assert known(ledger, b"b.mp3").sha256 == sha256(b"one").digest()
+
+
+def test_files_that_changed_places_are_modified_each(ledger: Ledger) -> None:
+    """With the metadata that came along; nothing at all once one of them no longer fits."""
+    ledger.record(present(b"a.mp3"))
+    ledger.record(present(b"b.mp3", b"two", inode=2, metadata=None))
+    one, two = signature(1, size_bytes=3, ctime_ns=3), signature(2, size_bytes=3, ctime_ns=3)
+    circle = (Moved(at(b"a.mp3"), at(b"b.mp3"), one), Moved(at(b"b.mp3"), at(b"a.mp3"), two))
+    assert ledger.record(Exchanged(circle))
+    assert told(ledger)[2:] == [("modified", "/music/b.mp3"), ("modified", "/music/a.mp3")]
+    assert events(ledger)[2]["metadata"] == events(ledger)[0]["metadata"]
+    assert known(ledger, b"a.mp3").sha256 == sha256(b"two").digest()
+    assert known(ledger, b"b.mp3").sha256 == sha256(b"one").digest()
+    assert not ledger.record(Exchanged(circle))
+    assert len(told(ledger)) == 4
 
 
 def test_a_link_is_created_with_what_is_known_of_its_source(ledger: Ledger) -> None:

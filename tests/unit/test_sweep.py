@@ -216,13 +216,13 @@ def test_nothing_is_concluded_about_a_directory_that_vanishes_during_the_walk(ro
     os.unlink(os.path.join(root, b"b/c.mp3"))
     os.rmdir(os.path.join(root, b"b"))
     found = list(differences(sights, known(root, b"a.mp3", b"b/c.mp3", b"c.mp3", b"d.mp3")))
-    assert found == [Unlistable(b"b", "no such file or directory"), Missing(b"c.mp3")]
+    assert found == [Unlistable(b"b", "no such file or directory", is_gone=True), Missing(b"c.mp3")]
 
 
 def test_a_missing_root_is_unlistable_and_nothing_is_missing(root: bytes) -> None:
     away = os.path.join(root, b"away")
     found = list(differences(walk(away, b"", EVERYTHING), known(away, b"a.mp3", b"b/c.mp3")))
-    assert found == [Unlistable(b"", "no such file or directory")]
+    assert found == [Unlistable(b"", "no such file or directory", is_gone=True)]
 
 
 def test_a_directory_that_may_not_be_read_seals_what_is_below(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
