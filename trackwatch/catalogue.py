@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trackwatch.track import Location, Root, Signature
+from trackwatch.track import Location, Root, Signature, storable
 
 # Long enough to amortise a query, short enough that a reader never holds back the write-ahead log.
 CHUNK_ROWS = 2000
@@ -50,19 +50,14 @@ def _unwrapped(number: int) -> int:
     return number + (1 << 64) if number < 0 else number
 
 
-def _within(time_ns: int) -> int:
-    """Return a time that SQLite can store: ext4 can hold the year 2446, which no signed 64-bit nanoseconds can."""
-    return max(-(1 << 63), min((1 << 63) - 1, time_ns))
-
-
 def _signature_row(signature: Signature) -> tuple[int | None, ...]:
     return (
         wrapped(signature.dev),
         wrapped(signature.inode),
         signature.size_bytes,
-        _within(signature.mtime_ns),
-        _within(signature.ctime_ns),
-        None if signature.btime_ns is None else _within(signature.btime_ns),
+        storable(signature.mtime_ns),
+        storable(signature.ctime_ns),
+        None if signature.btime_ns is None else storable(signature.btime_ns),
     )
 
 

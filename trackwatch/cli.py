@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from trackwatch import __version__, catalogue, outbox
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
-from trackwatch.event import EventType, rfc3339
+from trackwatch.event import EPOCH, EventType, rfc3339
 from trackwatch.outbox import Selection
 from trackwatch.settings import load, state_dir
 from trackwatch.status import collect, exit_code, lines, size
@@ -286,7 +286,7 @@ def _parse_time(option: str, text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"{option}={text}: not a time such as 2026-11-20T18:00") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH) // timedelta(microseconds=1)
 
 
 def _parse_range(text: str) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """The daemon: all wiring on one screen, and the order in which everything stops.
 
     store open
-    └─ delivery nursery      writer · signals · publisher · snapshot
-       └─ intake nursery     workers
-          └─ taking nursery  reconcile (watch, sweeps) · progress
+    └─ keeping nursery          writer · signals · snapshot · pruning
+       └─ delivery nursery      publisher
+          └─ intake nursery     workers
+             └─ taking nursery  reconcile (watch, sweeps) · progress
 
 The first signal ends the intake (files in hand are finished), then the publisher drains, then the store closes. A
 second signal cancels everything. What was not sent stays pending, under its old id.
@@ -13,7 +14,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ import trio
 from trackwatch import __version__, catalogue, outbox
 from trackwatch.amqp import Broker, open_amqp
 from trackwatch.errors import ConfigError, ExitCode, RootUnavailable
-from trackwatch.event import displayed, rfc3339
+from trackwatch.event import EPOCH, displayed, rfc3339
 from trackwatch.jsonl import open_json_lines
 from trackwatch.publisher import BrokerWord, Publisher, Sink
 from trackwatch.reconcile import Job, Reconcile
@@ -38,7 +39,7 @@ from trackwatch.workers import Workers, WorkerStatistics
 
 # Files in hand are finished within this, or left: the next sweep finds them.
 INTAKE_GRACE_S = 5.0
-# Pending events are sent within this, or left pending; a broker that is away is not waited for.
+# Pending events are sent within this, or left pending; and a sink that takes none for so long is not waited for.
 DRAIN_GRACE_S, DRAIN_SILENT_S = 10.0, 2.0
 SNAPSHOT_S = 1.0
 # A chunk of 1000 deletions holds the writer up for about 20 ms.
@@ -72,9 +73,9 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
         stop = trio.Event()
         with store.open_reader() as reader, store.open_reader() as outbox_reader:
             publisher = Publisher(store, outbox_reader, _sink_opener(settings, store), unroutable=settings.unroutable)
-            async with trio.open_nursery() as delivery:
-                await delivery.start(store.run)
-                await delivery.start(_receive_signals, stop, delivery.cancel_scope)
+            async with trio.open_nursery() as keeping:
+                await keeping.start(store.run)
+                await keeping.start(_receive_signals, stop, keeping.cancel_scope)
                 roots = await store.write(lambda ledger: ledger.claim_roots(settings.roots))
                 patterns = settings.patterns
                 send_jobs, receive_jobs = trio.open_memory_channel[Job](0)
@@ -97,26 +98,28 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
                     WorkerStatistics(),
                 )
                 face = _Face(settings, store, reconcile, workers, publisher)
-                delivery.start_soon(_publish_until_closed, publisher, stop)
-                delivery.start_soon(face.keep_snapshot)
-                delivery.start_soon(_keep_outbox_small, store, outbox_reader, reconcile, settings)
-                async with trio.open_nursery() as intake:
-                    for _ in range(settings.max_concurrent_files):
-                        intake.start_soon(workers.work, receive_jobs.clone())
-                    receive_jobs.close()
-                    async with trio.open_nursery() as taking:
-                        taking.start_soon(reconcile.run)
-                        taking.start_soon(face.announce, show)
-                        if once:
-                            taking.start_soon(_stop_when_idle, reconcile, stop)
-                        await stop.wait()
-                        face.state = "stopping"
-                        taking.cancel_scope.cancel()
-                    intake.cancel_scope.deadline = trio.current_time() + INTAKE_GRACE_S
-                await face.stopping(once)
-                await _drain(publisher, patient=once)
+                keeping.start_soon(face.keep_snapshot)
+                keeping.start_soon(_keep_outbox_small, store, outbox_reader, reconcile, settings)
+                async with trio.open_nursery() as delivery:
+                    delivery.start_soon(_publish_until_closed, publisher, stop)
+                    async with trio.open_nursery() as intake:
+                        for _ in range(settings.max_concurrent_files):
+                            intake.start_soon(workers.work, receive_jobs.clone())
+                        receive_jobs.close()
+                        async with trio.open_nursery() as taking:
+                            taking.start_soon(reconcile.run)
+                            taking.start_soon(face.announce, show)
+                            if once:
+                                taking.start_soon(_stop_when_idle, reconcile, stop)
+                            await stop.wait()
+                            face.state = "stopping"
+                            taking.cancel_scope.cancel()
+                        intake.cancel_scope.deadline = trio.current_time() + INTAKE_GRACE_S
+                    await face.stopping(once)
+                    await _drain(publisher, patient=once)
+                    delivery.cancel_scope.cancel()
                 await face.stopped()
-                delivery.cancel_scope.cancel()
+                keeping.cancel_scope.cancel()
         unavailable = [state for state in reconcile.roots if state.word is RootWord.UNAVAILABLE]
         return ExitCode.DEFECT if once and unavailable else ExitCode.OK
 
@@ -187,10 +190,17 @@ async def _drain(publisher: Publisher, *, patient: bool) -> None:
     """Wait until the outbox is empty; not for long, unless that is what we were started for."""
     if publisher.state.word is BrokerWord.CLOSED:
         return
-    with trio.move_on_after(float("inf") if patient else DRAIN_GRACE_S) as grace:
-        if not patient and publisher.state.word is not BrokerWord.CONNECTED:
-            grace.deadline = trio.current_time() + DRAIN_SILENT_S
+    if patient:
         await publisher.wait_empty()
+        return
+    with trio.move_on_after(DRAIN_GRACE_S):
+        while True:
+            published = publisher.state.published
+            with trio.move_on_after(DRAIN_SILENT_S):
+                await publisher.wait_empty()
+                return
+            if publisher.state.published == published:
+                return
 
 
 def _greet(settings: Settings, store: Store) -> None:
@@ -283,7 +293,7 @@ class _Face:
         self.state = "watching"
         words = f"{files:,} files"
         if self._last_swept_us is not None and not self._store.appended:
-            since = datetime.fromtimestamp(self._last_swept_us / 1e6).astimezone()
+            since = (EPOCH + timedelta(microseconds=self._last_swept_us)).astimezone()
             words += f" · nothing has changed since {since:%Y-%m-%d %H:%M}"
         if problems:
             words += f" · {problems:,} problems (trackwatch status shows them)"

@@ -48,8 +48,8 @@ def new_event_id(now_us: int) -> UUID:
 
 
 def first_event_id(at_us: int) -> bytes:
-    """Return the smallest id that an event of that moment can have, for looking up ranges of time."""
-    millis, micros = divmod(at_us, 1000)
+    """Return the smallest id that an event of that moment can have, to look up ranges of time; none is before 1970."""
+    millis, micros = divmod(max(0, at_us), 1000)
     return ((millis & (1 << 48) - 1) << 80 | 0x7 << 76 | (micros * 4096 // 1000) << 64 | 0b10 << 62).to_bytes(16)
 
 

@@ -89,10 +89,10 @@ class Selection:
         # Ids sort by time and have an index, the column has none.
         if self.since_us is not None:
             conditions.append("event_id >= ?")
-            values.append(_first_id(self.since_us))
+            values.append(first_event_id(self.since_us))
         if self.until_us is not None:
             conditions.append("event_id < ?")
-            values.append(_first_id(self.until_us))
+            values.append(first_event_id(self.until_us))
         if self.sequences is not None:
             conditions.append("seq BETWEEN ? AND ?")
             values += [min(sequence, _SEQUENCE_MAX) for sequence in self.sequences]
@@ -105,11 +105,6 @@ class Selection:
             conditions.append(f"event_type IN ({', '.join('?' * len(self.types))})")
             values += [kind.value for kind in self.types]
         return " AND ".join(conditions) or "0", values
-
-
-def _first_id(at_us: int) -> bytes:
-    # An id holds no time before 1970; unbounded, it would wrap round to the far future, and `until` mean everything.
-    return first_event_id(max(0, at_us))
 
 
 def _characters(name: bytes) -> str:
@@ -186,6 +181,6 @@ def prune(conn: sqlite3.Connection, before_us: int, limit: int) -> int:
     cursor = conn.execute(
         "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE event_id < ? AND NOT EXISTS"
         " (SELECT 1 FROM outbox_pending WHERE outbox_pending.seq = outbox.seq) ORDER BY event_id LIMIT ?)",
-        (_first_id(before_us), limit),
+        (first_event_id(before_us), limit),
     )
     return cursor.rowcount

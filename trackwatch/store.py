@@ -413,12 +413,7 @@ def _migrate(conn: sqlite3.Connection, path: Path) -> None:
     db = Database(conn, execute_plugins=False)
     conn.execute("BEGIN IMMEDIATE")
     try:
-        newer = sorted({step.name for step in steps.applied(db)} - _names(steps))
-        if newer:
-            raise StoreError(
-                f"the state {str(path)!r} was written by a newer trackwatch (migration {newer[-1]}): upgrade, or"
-                " restore a backup"
-            )
+        _refuse_newer(steps, db, path)
         steps.apply(db)
         conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         conn.execute("COMMIT")
@@ -428,12 +423,17 @@ def _migrate(conn: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _names(steps: Migrations) -> set[str]:
+def _refuse_newer(steps: Migrations, db: Database, path: Path) -> None:
     empty = Database(memory=True)
     try:
-        return {step.name for step in steps.pending(empty)}
+        ours = {step.name for step in steps.pending(empty)}
     finally:
         empty.close()
+    if newer := sorted({step.name for step in steps.applied(db)} - ours):
+        raise StoreError(
+            f"the state {str(path)!r} was written by a newer trackwatch (migration {newer[-1]}): upgrade, or restore a"
+            " backup"
+        )
 
 
 def _load_migrations() -> ModuleType:
@@ -477,11 +477,22 @@ def open_beside(state_dir: Path, *, writing: bool = False) -> Iterator[sqlite3.C
         conn = _connect(path, "rw" if writing else "ro")
         try:
             _check_ours(conn, path)
+            _check_current(conn, path)
             yield conn
         finally:
             conn.close()
     except sqlite3.Error as error:
         raise _refusal(error, path) from error
+
+
+def _check_current(conn: sqlite3.Connection, path: Path) -> None:
+    steps, db = _load_migrations().migrations, Database(conn, execute_plugins=False)
+    _refuse_newer(steps, db, path)
+    if steps.pending(db):
+        raise StoreError(
+            f"the state {str(path)!r} was written by an older trackwatch: start this one's daemon once, which brings it"
+            " up to date, or use that one's commands"
+        )
 
 
 def _reason(error: OSError) -> str:

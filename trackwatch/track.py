@@ -18,6 +18,11 @@ _SUFFIXES = frozenset(suffix.encode() for suffix in AUDIO_SUFFIXES)
 TagValue = str | int | bool
 
 
+def storable(time_ns: int) -> int:
+    """Return a time within signed 64 bits, as databases store it: ext4 can hold the year 2446, which is outside."""
+    return max(-(1 << 63), min((1 << 63) - 1, time_ns))
+
+
 def suffix_of(path: bytes) -> bytes:
     """Return what follows the last dot of a file's name, in lower case; empty if there is none."""
     # Not splitext, for which ".mp3" is a name without a suffix: the patterns want such a file, as audio.
@@ -73,7 +78,8 @@ class Signature:
     @classmethod
     def of(cls, stat: os.stat_result, btime_ns: int | None = None) -> "Signature":
         """Return the signature that a stat result describes."""
-        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, btime_ns)
+        mtime_ns, ctime_ns = storable(stat.st_mtime_ns), storable(stat.st_ctime_ns)
+        return cls(stat.st_dev, stat.st_ino, stat.st_size, mtime_ns, ctime_ns, btime_ns)
 
     def unchanged_since(self, other: "Signature") -> bool:
         """Whether nothing has happened to the file since `other` was taken.

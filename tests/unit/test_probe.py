@@ -230,39 +230,22 @@ def test_at_the_ceiling_an_empty_file_that_grows_is_described_as_empty(folder: b
     assert (seen.signature.size_bytes, seen.sha256) == (0, hashlib.sha256(b"").digest())
 
 
-def test_at_the_ceiling_a_file_that_was_begun_again_has_moved_on(song: bytes) -> None:
-    """It ends up larger, but its first part was not there for long enough to be read."""
+def test_at_the_ceiling_a_file_that_was_begun_again_has_moved_on(song: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends up larger than it was, but what was read is no part of what was there at one moment."""
+    looks: list[os.stat_result] = []
+    fstat = os.fstat
 
-    def begin_again() -> None:
-        os.truncate(song, 0)
+    def look(descriptor: int) -> os.stat_result:
+        """Let its writer catch up right before the second look, where no other hook reaches."""
+        if len(looks) == 1:
+            write(song, b"x" * (len(CONTENT) + 1))
+        looks.append(fstat(descriptor))
+        return looks[-1]
 
-    class Writer:
-        """Cuts the file during the read, and writes more than there was once nothing is left to be read."""
-
-        def __init__(self) -> None:
-            self.calls = 0
-
-        def __call__(self) -> None:
-            self.calls += 1
-            if self.calls == 1:
-                begin_again()
-
-    writer = Writer()
-    with pytest.MonkeyPatch.context() as patch:
-        real = os.fstat
-        looks: list[int] = []
-
-        def fstat(descriptor: int) -> os.stat_result:
-            """Right before the second look at the file its writer has caught up."""
-            looks.append(descriptor)
-            if len(looks) == 2:
-                write(song, b"x" * (len(CONTENT) + 1))
-            return real(descriptor)
-
-        patch.setattr(os, "fstat", fstat)
-        seen = describe(song, quiet_s=LONG_S, at_ceiling=True, check_cancelled=writer)
-    assert len(looks) >= 2
-    assert seen is Rest.MOVED_ON
+    monkeypatch.setattr(os, "fstat", look)
+    meddler = Meddler(lambda: os.truncate(song, 0))
+    assert describe(song, quiet_s=LONG_S, at_ceiling=True, check_cancelled=meddler) is Rest.MOVED_ON
+    assert meddler.calls > 0
 
 
 def test_reading_a_file_does_not_make_it_move_on(song: bytes) -> None:
