@@ -83,7 +83,7 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
                     store,
                     reader,
                     roots,
-                    wanted=Wanted(patterns.wanted, patterns.descend),
+                    wanted=Wanted(patterns.wanted, patterns.descend, patterns.priority if settings.priority else None),
                     settle=DirtySet(quiet_s=settings.settle_s, ceiling_s=settings.settle_max_s),
                     jobs=send_jobs,
                     probes_max=settings.probe_processes,

@@ -80,6 +80,7 @@ class Reconcile:
         self._ready_live: deque[Job] = deque()
         self._ready_bulk: deque[Job] = deque()
         self._vanished: dict[Location, float] = {}  # when its grace ends; in that order
+        self._goes_first = wanted.priority or (lambda _path: False)
         self._trust = Trust(roots)
         self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand)
         self._believed: set[int] = set()  # roots whose vanished files are told however many they are
@@ -228,7 +229,8 @@ class Reconcile:
             match seen.kind:
                 case Kind.CHANGED:
                     job = Job(seen.due, self._roots[location.root_id].absolute(location.path))
-                    (self._ready_live if seen.due.is_live else self._ready_bulk).append(job)
+                    ready = self._ready_live if seen.due.is_live else self._ready_bulk
+                    (ready.appendleft if self._goes_first(location.path) else ready.append)(job)
                     continue
                 case Kind.ELSEWHERE:
                     elsewhere.append(seen)

@@ -68,10 +68,18 @@ Difference = Differs | Missing | Directory | Unlistable
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which paths below a root matter: a decision for files, and one for whole directories that can be left out."""
+    """Which paths below a root matter: a decision for files, and one for whole directories that can be left out.
+
+    `priority` says which wanted files go before the others; None: none does.
+    """
 
     file: Callable[[bytes], bool]
     directory: Callable[[bytes], bool] = field(default=lambda _path: True)
+    priority: Callable[[bytes], bool] | None = None
+
+    def of_priority(self, priority: Callable[[bytes], bool]) -> "Wanted":
+        """Return the same decision for those files alone that go first."""
+        return Wanted(lambda path: priority(path) and self.file(path), self.directory)
 
 
 def check_root(root: bytes) -> os.stat_result:

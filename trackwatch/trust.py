@@ -14,13 +14,17 @@ from trackwatch.mounts import Mount, mount_of, read_mounts
 from trackwatch.sweep import check_root
 from trackwatch.track import Root
 
+# Their id (statvfs) is made of their UUID alone: whatever device it is on, another id is another file system. Others
+# make it of the device's number (xfs, vfat), or change it with a snapshot that was rolled back (btrfs).
+OWN_ID_TYPES = frozenset({b"ext2", b"ext3", b"ext4"})
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Which file system is mounted: the same if its id is the same, or else source and type are.
 
-    The id (statvfs) is the file system's own on ext4 and btrfs, so it survives a renamed disk; on others the source
-    does better. Zero where there is none.
+    The id (statvfs) is the file system's own on ext4 and btrfs, so it survives a renamed disk, and on ext4 it tells two
+    disks apart that were given one name; on others the source does better. Zero where there is none.
     """
 
     source: bytes
@@ -29,8 +33,12 @@ class Identity:
 
     def same(self, other: "Identity") -> bool:
         """Whether this is the file system that the other one was."""
-        by_id = self.fsid == other.fsid and self.fsid != 0
-        return self.fstype == other.fstype and (by_id or self.source == other.source)
+        if self.fstype != other.fstype:
+            return False
+        if self.fsid == other.fsid != 0:
+            return True
+        is_told = self.fsid != 0 and other.fsid != 0 and self.fstype in OWN_ID_TYPES
+        return self.source == other.source and not is_told
 
     @property
     def name(self) -> str:

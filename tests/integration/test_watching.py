@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,13 @@ def types_of(events: list[Any], *paths: Path) -> list[tuple[str, str, str | None
         for event in events
         if event["file_path"] in names or event["old_path"] in names
     ]
+
+
+def wait_until_old(directory: Path) -> None:
+    """Wait until the files of a directory count as old: a sweep takes them for settled 3 s after their last change."""
+    newest = max(file.stat().st_ctime for file in directory.iterdir())
+    while time.time() - newest < 3.5:
+        time.sleep(0.1)
 
 
 def wait_for_fold(running: Daemon, root: Path, what: str = "the fold to equal the disk") -> None:
@@ -231,6 +239,23 @@ def test_a_root_that_falls_off_is_unavailable_and_its_files_are_kept(
     running.wait_for_event(lambda event: event["file_path"] == str(root / "meanwhile.mp3"))
     assert [event["event_type"] for event in running.events()] == ["created"] * 11
     running.wait_until(lambda: running.status()[0] == 0, 30, "healthy again")
+
+
+def test_files_of_priority_are_told_before_the_others(
+    daemon: Callable[..., Daemon], library: Callable[..., Path]
+) -> None:
+    root = library(400)
+    urgent = root / "zz last" / "new release"
+    urgent.mkdir(parents=True)
+    for number in range(20):
+        (urgent / f"{number}.mp3").write_bytes((AUDIO / "track.mp3").read_bytes() + b"%d" % number)
+    # Older than what still settles, so that all of it goes through the sweep's lane.
+    running = daemon(root, env={"TRACKWATCH_PRIORITY": "zz last/", "MAX_CONCURRENT_FILES": "8"})
+    wait_until_old(urgent)
+    running.start()
+    first = [event["relative_path"] for event in running.events()[:20]]
+    assert all(path.startswith("zz last/") for path in first), first
+    assert_equal_fold(running.events(), root)
 
 
 def test_once_imports_delivers_and_ends(

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -97,6 +98,103 @@ def test_a_subtree_is_a_matter_of_the_slash_alone(paths: frozenset[bytes], direc
     assert catalogue.any_below(conn, Location(1, directory)) == bool(expected)
     assert [path for path, _ in catalogue.signatures(conn, Location(1, directory))] == named
     conn.close()
+
+
+# What a tree's files can be named so that their paths sort around those of directories beside them.
+PARTS = st.sampled_from([b"a", b"a0", b"a-b", b"a.mp3", b"a.", b"b", b"0", b"\xff", b"\x01"])
+FILES = st.lists(PARTS, min_size=1, max_size=4).map(b"/".join)
+
+
+def naive_children(paths: frozenset[bytes], directory: bytes) -> dict[bytes, bool]:
+    """Return what lies directly in a directory, and whether it is a file's own path."""
+    prefix = directory + b"/" if directory else b""
+    found: dict[bytes, bool] = {}
+    for path in paths:
+        if path.startswith(prefix):
+            name, slash, _ = path[len(prefix) :].partition(b"/")
+            # A path may be that of a file and of a directory at once: it was one and has become the other.
+            found[prefix + name] = found.get(prefix + name, False) or not slash
+    return found
+
+
+@given(paths=st.frozensets(FILES, max_size=25), directory=st.one_of(st.just(b""), FILES))
+def test_children_are_those_of_a_naive_listing(paths: frozenset[bytes], directory: bytes) -> None:
+    """Files with signatures, directories of known files with None, whatever sorts between a name and its slash."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        conn.execute(
+            "CREATE TABLE catalogue(id INTEGER PRIMARY KEY, root_id, path BLOB, dev, inode, size_bytes, mtime_ns,"
+            " ctime_ns, btime_ns, sha256, xxh128, last_seq)"
+        )
+        rows = [(root_id, path) for path in paths for root_id in (1, 2)]
+        conn.executemany("INSERT INTO catalogue VALUES (NULL, ?, ?, 1, 1, 1, 1, 1, 1, x'', x'', 1)", rows)
+        conn.execute("INSERT INTO catalogue VALUES (NULL, 2, ?, 1, 1, 1, 1, 1, 1, x'', x'', 1)", (b"a/other",))
+        found = list(catalogue.children(conn, Location(1, directory)))
+    expected = naive_children(paths, directory)
+    assert {path for path, _ in found} == expected.keys()
+    # What is both comes twice: the directory, and the file, in the order of their keys.
+    files = {path for path, seen in found if seen is not None}
+    assert files == {path for path, is_file in expected.items() if is_file}
+    below = {path for path in expected if any(other.startswith(path + b"/") for other in paths)}
+    assert {path for path, seen in found if seen is None} == below
+    assert len(found) == len(files) + len(below)
+
+
+def test_children_jump_over_whole_subtrees(conn: sqlite3.Connection) -> None:
+    """A directory with a few children costs a few steps, however much lies below them."""
+    conn.execute("BEGIN")
+    put(conn, *(b"big/%04d/x" % number for number in range(2000)), b"a", b"z")
+    conn.execute("COMMIT")
+    statements: list[str] = []
+    conn.set_trace_callback(statements.append)
+    assert [path for path, _ in catalogue.children(conn, Location(1, b""))] == [b"a", b"big", b"z"]
+    conn.set_trace_callback(None)
+    assert len(statements) < 10
+
+
+def test_children_of_a_name_that_is_a_file_and_a_directory_are_both_told(conn: sqlite3.Connection) -> None:
+    put(conn, b"a", b"a/x", b"a0", b"a0/x")
+    found = [(path, seen is not None) for path, seen in catalogue.children(conn, Location(1, b""))]
+    assert found == [(b"a", True), (b"a", False), (b"a0", True), (b"a0", False)]
+
+
+def test_children_written_meanwhile_disturb_nobody(conn: sqlite3.Connection) -> None:
+    put(conn, b"a/x", b"b", b"c")
+    seen: list[bytes] = []
+    for path, _ in catalogue.children(conn, Location(1, b"")):
+        put(conn, b"a/y", b"bb")
+        conn.execute("DELETE FROM catalogue WHERE path = ?", (b"c",))
+        seen.append(path)
+    assert seen == [b"a", b"b", b"bb"]
+
+
+def test_whether_a_root_has_fewer_files_is_told_at_each_side_of_the_number(conn: sqlite3.Connection) -> None:
+    assert not catalogue.has_fewer(conn, 1, 0)
+    assert catalogue.has_fewer(conn, 1, 1)
+    put(conn, b"a", b"b/c", b"d")
+    put(conn, b"a", b"b", b"c", b"d", root_id=2)
+    assert [catalogue.has_fewer(conn, 1, count) for count in (1, 2, 3, 4, 5)] == [False, False, False, True, True]
+
+
+def test_an_accepted_removal_is_remembered_until_it_is_dealt_with(conn: sqlite3.Connection) -> None:
+    assert not catalogue.are_removals_accepted(conn, 1)
+    catalogue.accept_removals(conn, 1, 1_700_000_000_000_000)
+    assert catalogue.are_removals_accepted(conn, 1)
+    assert not catalogue.are_removals_accepted(conn, 2)
+    catalogue.accept_removals(conn, 1, None)
+    assert not catalogue.are_removals_accepted(conn, 1)
+    assert not catalogue.are_removals_accepted(conn, 77), "a root that nobody knows"
+
+
+def test_the_mounts_of_a_root_are_kept_as_they_are_and_replaced_as_a_whole(conn: sqlite3.Connection) -> None:
+    """Ids are unsigned 64-bit numbers, names are bytes."""
+    assert catalogue.root_mounts(conn, 1) == {}
+    first = {b"": (b"/dev/sda1", b"ext4", (1 << 64) - 1), b"a/\xff": (b"\xfe", b"nfs4", 0)}
+    catalogue.set_root_mounts(conn, 1, first)
+    catalogue.set_root_mounts(conn, 2, {b"": (b"x", b"xfs", 1 << 63)})
+    assert catalogue.root_mounts(conn, 1) == first
+    catalogue.set_root_mounts(conn, 1, {b"": (b"/dev/sdb1", b"ext4", 3)})
+    assert catalogue.root_mounts(conn, 1) == {b"": (b"/dev/sdb1", b"ext4", 3)}
+    assert catalogue.root_mounts(conn, 2) == {b"": (b"x", b"xfs", 1 << 63)}
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS + 7])
