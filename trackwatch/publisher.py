@@ -19,8 +19,8 @@ from trackwatch.backoff import Backoff
 from trackwatch.errors import BrokerRefused, BrokerUnavailable, SinkClosed
 from trackwatch.event import Outcome, Outgoing, Verdict
 from trackwatch.record import Ledger
-from trackwatch.settings import Unroutable
 from trackwatch.store import Reader, Store
+from trackwatch.values import Unroutable
 
 # Enough to keep the connection busy while confirms are on their way, little to send again when it breaks.
 BATCH_EVENTS = 200

@@ -8,14 +8,11 @@ the values it uses, never this object; whether a root exists is not decided here
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from difflib import get_close_matches
-from enum import StrEnum
-from ipaddress import IPv6Address
-from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from pydantic import (
     AliasChoices,
@@ -31,9 +28,11 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from trackwatch import values
 from trackwatch.errors import ConfigError
 from trackwatch.event import MetadataForm
-from trackwatch.patterns import AUDIO, DEFAULT_EXCLUDE, Patterns, problem_of
+from trackwatch.patterns import AUDIO, DEFAULT_EXCLUDE, Patterns
+from trackwatch.values import AmqpTarget, JsonLinesTarget, Unroutable
 
 PREFIX = "TRACKWATCH_"
 DEPRECATED_ROOT = "FILE_WATCHER_SCAN_PATH"
@@ -41,301 +40,11 @@ DEPRECATED_ROOT = "FILE_WATCHER_SCAN_PATH"
 # What the state folder holds; see store.py. If a pattern made us watch these, every event would cause the next one.
 _STATE_FILES = (b"trackwatch.db", b"trackwatch.db-wal", b"trackwatch.db-shm", b"lock")
 
-# An instance id travels in each message, and is read by people.
-_INSTANCE_ID_CHARS = 128
-# AMQP writes names of exchanges as short strings.
-_EXCHANGE_BYTES = 255
 # Longer values say no more in a message.
 _SHOWN_CHARS = 120
 
-# Kubernetes describes its services to every pod: one called rabbitmq as RABBITMQ_PORT=tcp://10.0.0.1:5672, which says
-# nothing about whether we are to use it; one called trackwatch with variables of these forms.
-_KUBERNETES_LINK = "tcp://"
+# Kubernetes describes a service called trackwatch to every pod with variables of these forms.
 _KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_[0-9]+_(TCP|UDP)(_\w+)?)?$")
-
-
-class _Problem(ValueError):
-    """A problem whose text is the whole line, not only what is wrong with the value of one variable."""
-
-
-class Unroutable(StrEnum):
-    """What to do with an event for which nobody has bound a queue."""
-
-    HOLD = "hold"  # wait, in order, and say so
-    PARK = "park"  # set it aside, and go on
-    DROP = "drop"  # forget it
-
-
-@dataclass(frozen=True, slots=True)
-class AmqpTarget:
-    """A broker to publish to. `url` holds the password; show people `display`."""
-
-    url: str = field(repr=False)
-    exchange: str = "file_events"
-    heartbeat_s: int = 10
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-
-    @property
-    def display(self) -> str:
-        """The address without the password."""
-        parts = urlsplit(self.url)
-        user = f"{parts.username}@" if parts.username else ""
-        return urlunsplit((parts.scheme, user + parts.netloc.rpartition("@")[2], parts.path or "/", "", ""))
-
-
-@dataclass(frozen=True, slots=True)
-class JsonLinesTarget:
-    """A file that gets one line for each event; standard output when `path` is None."""
-
-    path: str | None = None
-
-    @property
-    def display(self) -> str:
-        """Where the lines go, in words."""
-        return "standard output" if self.path is None else self.path
-
-
-# ---- how values are read: each of these raises ValueError with what would have been right
-
-
-def _whole(low: int, high: int) -> BeforeValidator:
-    def parse(value: object) -> int:
-        text = str(value).strip()
-        # int() also takes "1_000" and other scripts' digits, which no other program would read the same way.
-        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not low <= int(text) <= high:
-            raise ValueError(f"not a whole number from {low} to {high}")
-        return int(text)
-
-    return BeforeValidator(parse)
-
-
-def _number(low: float, high: float) -> BeforeValidator:
-    def parse(value: object) -> float:
-        text = str(value).strip()
-        if not re.fullmatch(r"[+-]?([0-9]{1,18}(\.[0-9]*)?|\.[0-9]+)", text) or not low <= float(text) <= high:
-            raise ValueError(f"not a number from {low:g} to {high:g}")
-        return float(text)
-
-    return BeforeValidator(parse)
-
-
-def _word(*words: str) -> BeforeValidator:
-    def parse(value: object) -> str:
-        word = str(value).strip().lower()
-        if word not in words:
-            raise ValueError(f"not one of {', '.join(words)}")
-        return word
-
-    return BeforeValidator(parse)
-
-
-def _port(value: object) -> int | None:
-    text = str(value).strip()
-    if text.startswith(_KUBERNETES_LINK):
-        return None
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise ValueError("not a whole number from 1 to 65535")
-    return int(text)
-
-
-def _host(value: object) -> str:
-    text = str(value).strip()
-    try:
-        return f"[{IPv6Address(text.strip('[]'))}]"
-    except ValueError:
-        pass
-    if not re.fullmatch(r"[\w.-]+", text):
-        raise ValueError("not a host name (the port goes into RABBITMQ_PORT, a whole address into RABBITMQ_URL)")
-    return text
-
-
-def _http_address(value: object) -> tuple[str, int] | None:
-    text = str(value).strip()
-    if text.lower() in ("", "off"):
-        return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError("not host:port, such as 127.0.0.1:8080, or off")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        raise ValueError("not host:port with a port from 1 to 65535, or off")
-    return host.strip("[]"), int(port)
-
-
-def _printable(text: str) -> bool:
-    # Also false for the surrogates that stand for bytes which are not UTF-8.
-    return text.isprintable() and bool(text.strip())
-
-
-def _text(value: object) -> str:
-    text = str(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is not UTF-8 text") from None
-    return text
-
-
-def _instance_id(value: object) -> str:
-    text = str(value)
-    if len(text) > _INSTANCE_ID_CHARS or not _printable(text):
-        raise ValueError(f"not 1 to {_INSTANCE_ID_CHARS} printable characters")
-    return text
-
-
-def _exchange(value: object) -> str:
-    text = str(value)
-    if not _printable(text) or len(text.encode()) > _EXCHANGE_BYTES:
-        raise ValueError(f"not 1 to {_EXCHANGE_BYTES} bytes of printable text")
-    return text
-
-
-def _amqp_url(value: str) -> str:
-    """Return a broker's address with user and password percent-encoded; the messages never hold any part of it."""
-    text = value.strip()
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValueError(
-            "host or port cannot be read; in a password write / ? # % and @ percent-encoded (%2F %3F %23 %25 %40)"
-        ) from None
-    if parts.scheme not in ("amqp", "amqps") or not text.lower().startswith(f"{parts.scheme}://"):
-        raise ValueError("does not begin with amqp:// or amqps://")
-    if not parts.hostname:
-        raise ValueError("names no host")
-    if port == 0:
-        raise ValueError("port 0 cannot be connected to")
-    if parts.fragment or not _printable(text) or " " in text:
-        raise ValueError("holds a character that does not belong there; write it percent-encoded")
-    login, at, host = parts.netloc.rpartition("@")
-    user, colon, password = login.partition(":")
-    # aio-pika would log in as guest for an empty user name as well as for none.
-    login = _quoted(user) + colon + _quoted(password) if at else ""
-    return urlunsplit((parts.scheme, login + at + host, parts.path, parts.query, ""))
-
-
-def _quoted(text: str) -> str:
-    return quote(unquote(text), safe="")
-
-
-def _secret_url(value: object) -> SecretStr:
-    return SecretStr(_amqp_url(value.get_secret_value() if isinstance(value, SecretStr) else str(value)))
-
-
-def _readable(value: object) -> str:
-    path = os.path.abspath(str(value))
-    try:
-        with open(path, "rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ValueError(f"cannot be read ({_reason(error)})") from None
-    return path
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
-def _secret_in(value: object) -> SecretStr:
-    path = _readable(value)
-    with open(path, "rb") as file:
-        content = file.read(64 << 10)  # more than any password, less than a mistaken film
-    try:
-        # Editors and `echo` end a file with a newline; secrets do not.
-        secret = content.decode().rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise ValueError("does not hold UTF-8 text") from None
-    if not secret:
-        raise ValueError("is empty")
-    return SecretStr(secret)
-
-
-def _secret_url_in(value: object) -> SecretStr:
-    secret = _secret_in(value)
-    try:
-        return _secret_url(secret)
-    except ValueError as error:
-        raise ValueError(f"the address in it: {error}") from None
-
-
-_NO_ROOT = "no root to watch: name one (trackwatch run ~/Music) or set DATA_DIR"
-
-
-def _roots(value: object) -> tuple[bytes, ...]:
-    """Return absolute roots, each once. A string (the environment) holds several; a sequence (arguments) one each."""
-    if isinstance(value, str):
-        names = [os.path.expanduser(name) for name in value.split(":") if name]
-    else:
-        assert isinstance(value, Sequence)
-        names = list(value)
-    if not names:
-        raise _Problem(_NO_ROOT)
-    if "" in names:
-        raise _Problem("root '': an empty name is no directory (for the current one write .)")
-    roots = tuple(dict.fromkeys(os.path.abspath(os.fsencode(name)) for name in names))
-    for inner, outer in permutations(roots, 2):
-        if _below(inner, outer) is not None:
-            raise _Problem(
-                f"root {os.fsdecode(inner)!r} lies inside root {os.fsdecode(outer)!r}: name the outer one alone"
-                " (TRACKWATCH_INCLUDE and TRACKWATCH_EXCLUDE narrow it down)"
-            )
-    return roots
-
-
-def _below(path: bytes, root: bytes) -> bytes | None:
-    prefix = root.rstrip(b"/") + b"/"
-    return path[len(prefix) :] if path.startswith(prefix) else None
-
-
-def _state_dir(value: object) -> Path:
-    text = os.path.expanduser(str(value))
-    if not text:
-        # The XDG specification: what is not absolute is to be ignored.
-        xdg = os.environ.get("XDG_STATE_HOME", "")
-        text = os.path.join(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.local/state"), "trackwatch")
-        if not os.path.isabs(text):
-            raise ValueError("there is no home directory for the state; set TRACKWATCH_STATE_DIR")
-    return Path(os.path.abspath(text))
-
-
-def _patterns(value: object) -> tuple[str, ...]:
-    """Return patterns from lines or, in a single line, from between commas; `\\,` is a comma in a name.
-
-    `:` would be a comma's rival, but lines are how git has it, and names with commas are the ones that need lines.
-    """
-    text = str(value)
-    if "\n" in text:
-        found = text.splitlines()
-    else:
-        found = [part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", text)]
-    for pattern in found:
-        if problem := problem_of(pattern):
-            raise ValueError(f"{pattern!r} is {problem}")
-    return tuple(pattern for pattern in found if pattern.strip())
-
-
-def _target(value: object) -> AmqpTarget | JsonLinesTarget:
-    text = str(value)
-    if text == "-":
-        return JsonLinesTarget()
-    if re.match(r"amqps?:", text, re.IGNORECASE):
-        return AmqpTarget(_amqp_url(text))
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
-    path = text
-    if scheme and scheme[1].lower() == "file":
-        host, slash, rest = text[len(scheme[0]) :].partition("/")
-        if host not in ("", "localhost") or not slash:
-            raise ValueError("not a file of this machine; write file:///path")
-        path = slash + unquote(rest, errors="surrogateescape")
-    elif scheme:
-        raise ValueError(
-            f"{scheme[1]}:// is unknown; use amqp://, amqps://, file:///path, a path, or - (standard output)"
-        )
-    if not text or os.path.isdir(path):
-        raise ValueError("not a file; use amqp://, amqps://, file:///path, a path, or - (standard output)")
-    return JsonLinesTarget(os.path.abspath(path))
 
 
 def usable_cores() -> int:
@@ -382,131 +91,131 @@ class Settings(BaseSettings):
     )
 
     # Fields are validated in this order; a check that compares two stands with the later one.
-    roots: Annotated[tuple[bytes, ...], NoDecode, PlainValidator(_roots)] = _setting(
+    roots: Annotated[tuple[bytes, ...], NoDecode, PlainValidator(values.roots)] = _setting(
         ("DATA_DIR", DEPRECATED_ROOT),
         ...,
         "The directories to watch: one, or several separated by `:`.",
         shown="`/data/music` in the image, else required",
         flag="ROOT",
     )
-    instance_id: Annotated[str | None, BeforeValidator(_instance_id)] = _setting(
+    instance_id: Annotated[str | None, BeforeValidator(values.instance_id)] = _setting(
         "INSTANCE_ID", None, "The name of this instance in every message.", shown="made once, kept in the state"
     )
-    max_concurrent_files: Annotated[int, _whole(1, 1000)] = _setting(
+    max_concurrent_files: Annotated[int, values.whole(1, 1000)] = _setting(
         "MAX_CONCURRENT_FILES", 100, "How many files are in flight at once."
     )
-    rabbitmq_host: Annotated[str | None, BeforeValidator(_host)] = _setting(
+    rabbitmq_host: Annotated[str | None, BeforeValidator(values.host)] = _setting(
         "RABBITMQ_HOST",
         None,
         "The broker's host. Setting this or one of the next six means: publish to RabbitMQ.",
         shown="localhost",
     )
-    rabbitmq_port: Annotated[int | None, BeforeValidator(_port)] = _setting(
+    rabbitmq_port: Annotated[int | None, BeforeValidator(values.port)] = _setting(
         "RABBITMQ_PORT", None, "The broker's port.", shown="5672"
     )
-    rabbitmq_user: Annotated[str | None, BeforeValidator(_text)] = _setting(
+    rabbitmq_user: Annotated[str | None, BeforeValidator(values.plain_text)] = _setting(
         "RABBITMQ_USER", None, "The user to log in as.", shown="guest"
     )
-    rabbitmq_pass: Annotated[SecretStr | None, BeforeValidator(_text)] = _setting(
+    rabbitmq_pass: Annotated[SecretStr | None, BeforeValidator(values.plain_text)] = _setting(
         "RABBITMQ_PASS", None, "The user's password.", shown="guest"
     )
-    rabbitmq_pass_file: Annotated[SecretStr | None, BeforeValidator(_secret_in)] = _setting(
+    rabbitmq_pass_file: Annotated[SecretStr | None, BeforeValidator(values.secret_in)] = _setting(
         "RABBITMQ_PASS_FILE", None, "A file that holds the password (Docker and Kubernetes secrets).", shown=""
     )
-    rabbitmq_url: Annotated[SecretStr | None, BeforeValidator(_secret_url)] = _setting(
+    rabbitmq_url: Annotated[SecretStr | None, BeforeValidator(values.secret_url)] = _setting(
         "RABBITMQ_URL",
         None,
         "The broker's whole address, `amqp://user:password@host:port/vhost` or `amqps://…`; overrides the five above.",
         shown="",
     )
-    rabbitmq_url_file: Annotated[SecretStr | None, BeforeValidator(_secret_url_in)] = _setting(
+    rabbitmq_url_file: Annotated[SecretStr | None, BeforeValidator(values.secret_url_in)] = _setting(
         "RABBITMQ_URL_FILE", None, "A file that holds the address.", shown=""
     )
-    to: Annotated[AmqpTarget | JsonLinesTarget | None, NoDecode, PlainValidator(_target)] = _setting(
+    to: Annotated[AmqpTarget | JsonLinesTarget | None, NoDecode, PlainValidator(values.target)] = _setting(
         PREFIX + "TO",
         None,
         "Where events go: `amqp://…`, `amqps://…`, `file:///path`, a path, or `-` (standard output).",
         shown="the broker if one is set, else `-`",
         flag="--to",
     )
-    rabbitmq_exchange: Annotated[str, BeforeValidator(_exchange)] = _setting(
+    rabbitmq_exchange: Annotated[str, BeforeValidator(values.exchange)] = _setting(
         "RABBITMQ_EXCHANGE", "file_events", "The topic exchange to publish to."
     )
-    rabbitmq_heartbeat_s: Annotated[int, _whole(1, 600)] = _setting(
+    rabbitmq_heartbeat_s: Annotated[int, values.whole(1, 600)] = _setting(
         "RABBITMQ_HEARTBEAT", 10, "Seconds between signs of life; a broker silent for three of them counts as gone."
     )
-    rabbitmq_ca_file: Annotated[str | None, BeforeValidator(_readable)] = _setting(
+    rabbitmq_ca_file: Annotated[str | None, BeforeValidator(values.readable)] = _setting(
         "RABBITMQ_CA_FILE", None, "For `amqps://`: the authorities to trust (PEM).", shown="the system's"
     )
-    rabbitmq_cert_file: Annotated[str | None, BeforeValidator(_readable)] = _setting(
+    rabbitmq_cert_file: Annotated[str | None, BeforeValidator(values.readable)] = _setting(
         "RABBITMQ_CERT_FILE", None, "For `amqps://`: our own certificate (PEM).", shown=""
     )
-    rabbitmq_key_file: Annotated[str | None, BeforeValidator(_readable)] = _setting(
+    rabbitmq_key_file: Annotated[str | None, BeforeValidator(values.readable)] = _setting(
         "RABBITMQ_KEY_FILE", None, "For `amqps://`: its key (PEM), unless the certificate's file holds it.", shown=""
     )
-    state_dir: Annotated[Path, PlainValidator(_state_dir)] = _setting(
+    state_dir: Annotated[Path, PlainValidator(values.state_dir)] = _setting(
         PREFIX + "STATE_DIR",
         "",
         "The folder for database and lock; not on a network file system.",
         shown="`/var/lib/trackwatch` in the image, else `$XDG_STATE_HOME/trackwatch` or `~/.local/state/trackwatch`",
     )
-    include: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)] = _setting(
+    include: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.pattern_list)] = _setting(
         PREFIX + "INCLUDE",
         AUDIO,
         f"Which files to tell about: {_HOW_PATTERNS}; `{AUDIO}` stands for the audio formats.",
         shown=f"`{AUDIO}`",
     )
-    exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)] = _setting(
+    exclude: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.pattern_list)] = _setting(
         PREFIX + "EXCLUDE",
         "",
         "Which of these to leave out, besides editors', downloaders' and system temporary names, which are left out"
         " anyway unless taken back (`!*.tmp`, or `!*` for all).",
         shown="",
     )
-    priority: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)] = _setting(
+    priority: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.pattern_list)] = _setting(
         PREFIX + "PRIORITY", "", "Which files go first; patterns likewise.", shown=""
     )
-    metadata: Annotated[MetadataForm, _word(*MetadataForm)] = _setting(
+    metadata: Annotated[MetadataForm, values.word(*MetadataForm)] = _setting(
         PREFIX + "METADATA",
         MetadataForm.STRUCTURED.value,
         "`structured`, or `flat`: every metadata value a string, tags on the same level.",
     )
-    settle_s: Annotated[float, _number(0, 3600)] = _setting(
+    settle_s: Annotated[float, values.number(0, 3600)] = _setting(
         PREFIX + "SETTLE_S", 0.25, "Seconds of quiet after which a file is taken as finished."
     )
-    settle_max_s: Annotated[float, _number(0, 86400)] = _setting(
+    settle_max_s: Annotated[float, values.number(0, 86400)] = _setting(
         PREFIX + "SETTLE_MAX_S",
         60.0,
         "Seconds after which a file that is never quiet is described all the same.",
         shown="60",
     )
-    sweep_s: Annotated[float, _number(0.1, 604800)] = _setting(
+    sweep_s: Annotated[float, values.number(0.1, 604800)] = _setting(
         PREFIX + "SWEEP_S", 900.0, "Seconds from one full comparison with the disk to the next.", shown="900"
     )
-    probe_processes: Annotated[int, _whole(1, 1000)] = _setting(
+    probe_processes: Annotated[int, values.whole(1, 1000)] = _setting(
         PREFIX + "PROBE_PROCESSES",
         usable_cores,
         "How many processes read files; cold disks and network mounts like more.",
         shown="one for each usable core",
     )
-    retention_days: Annotated[float, _number(0, 36500)] = _setting(
+    retention_days: Annotated[float, values.number(0, 36500)] = _setting(
         PREFIX + "RETENTION_DAYS", 7.0, "Days for which published events are kept for replay.", shown="7"
     )
-    outbox_max: Annotated[int, _whole(1, 10**12)] = _setting(
+    outbox_max: Annotated[int, values.whole(1, 10**12)] = _setting(
         PREFIX + "OUTBOX_MAX", 10_000_000, "How many events may wait; intake rests while there are more."
     )
-    unroutable: Annotated[Unroutable, _word(*Unroutable)] = _setting(
+    unroutable: Annotated[Unroutable, values.word(*Unroutable)] = _setting(
         PREFIX + "UNROUTABLE",
         Unroutable.HOLD.value,
         "When nobody has bound a queue: `hold` events in order, `park` them and go on, or `drop` them.",
     )
-    http: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(_http_address)] = _setting(
+    http: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(values.http_address)] = _setting(
         PREFIX + "HTTP", None, "host:port for health and metrics.", shown="off"
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _word("debug", "info", "warning", "error")] = (
-        _setting(PREFIX + "LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`.")
-    )
-    log_format: Annotated[Literal["auto", "json", "console"], _word("auto", "json", "console")] = _setting(
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], values.word("debug", "info", "warning", "error")
+    ] = _setting(PREFIX + "LOG_LEVEL", "info", "`debug`, `info`, `warning` or `error`.")
+    log_format: Annotated[Literal["auto", "json", "console"], values.word("auto", "json", "console")] = _setting(
         PREFIX + "LOG_FORMAT", "auto", "`json`, `console`, or `auto`: console on a terminal, JSON elsewhere."
     )
 
@@ -517,7 +226,7 @@ class Settings(BaseSettings):
     def _only_one_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         plain = str(info.field_name).removesuffix("_file")
         if info.data.get(plain) is not None:
-            raise _Problem(f"{plain.upper()} and {plain.upper()}_FILE are both set: keep one")
+            raise values.Problem(f"{plain.upper()} and {plain.upper()}_FILE are both set: keep one")
         return value
 
     @field_validator("rabbitmq_ca_file", "rabbitmq_cert_file", "rabbitmq_key_file")
@@ -526,9 +235,9 @@ class Settings(BaseSettings):
         name = str(info.field_name).upper()
         target = _chosen(info.data)
         if isinstance(target, AmqpTarget) and not target.url.startswith("amqps:"):
-            raise _Problem(f"{name} is set, but the broker's address has no TLS: set RABBITMQ_URL=amqps://…")
+            raise values.Problem(f"{name} is set, but the broker's address has no TLS: set RABBITMQ_URL=amqps://…")
         if name == "RABBITMQ_KEY_FILE" and info.data.get("rabbitmq_cert_file", name) is None:
-            raise _Problem("RABBITMQ_KEY_FILE is set without RABBITMQ_CERT_FILE: set both, or none")
+            raise values.Problem("RABBITMQ_KEY_FILE is set without RABBITMQ_CERT_FILE: set both, or none")
         return value
 
     @field_validator("settle_max_s")
@@ -552,9 +261,9 @@ class Settings(BaseSettings):
             own[os.fsencode(to.path)] = ("output", to.path)
         for path, (what, where) in own.items():
             for root in data["roots"]:
-                below = _below(path, root)
+                below = values.below(path, root)
                 if below is not None and patterns.wanted(below):
-                    raise _Problem(
+                    raise values.Problem(
                         f"{what} {str(where)!r} lies in root {os.fsdecode(root)!r} and TRACKWATCH_INCLUDE wants it, so"
                         " each event would cause the next: move it out, or name it in TRACKWATCH_EXCLUDE"
                     )
@@ -650,7 +359,7 @@ def state_dir(flag: str | None = None) -> Path:
         ConfigError: there is no home directory to keep it in.
     """
     try:
-        return _state_dir(flag or os.environ.get(PREFIX + "STATE_DIR", ""))
+        return values.state_dir(flag or os.environ.get(PREFIX + "STATE_DIR", ""))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -659,9 +368,9 @@ def _worded(detail: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Return one of pydantic's error details in the user's words."""
     field_name = next(name for name in Settings.model_fields if detail["loc"][0] in (name, *_names(name)))
     if detail["type"] == "missing":
-        return _NO_ROOT
+        return values.NO_ROOT
     cause = detail.get("ctx", {}).get("error")
-    if isinstance(cause, _Problem):
+    if isinstance(cause, values.Problem):
         return str(cause)
     wrong = detail["msg"] if cause is None else str(cause)
     if field_name in given:
@@ -676,7 +385,7 @@ def _worded(detail: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         return f"{name}: {wrong}"
     text = str(value)
     text = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
-    return f"{name}={text if _printable(text) and ' ' not in text else repr(text)}: {wrong}"
+    return f"{name}={text if values.printable(text) and ' ' not in text else repr(text)}: {wrong}"
 
 
 def _oddities(environment: Mapping[str, str]) -> list[str]:
@@ -689,7 +398,7 @@ def _oddities(environment: Mapping[str, str]) -> list[str]:
         bare = name.removeprefix(PREFIX)
         close = [bare] if bare in known else get_close_matches(name, known, 1)
         found.append(f"{name}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
-    if environment.get("RABBITMQ_PORT", "").startswith(_KUBERNETES_LINK):
+    if environment.get("RABBITMQ_PORT", "").startswith(values.KUBERNETES_LINK):
         found.append("RABBITMQ_PORT is Kubernetes' note of a service, not a port, and ignored; set it to the number")
     if environment.get(DEPRECATED_ROOT):
         ignored = " (which is set too, and counts)" if environment.get("DATA_DIR") else ""

@@ -143,27 +143,35 @@ def compare_directory(
     """Compare one directory alone, not what is in its subdirectories, with what is known directly in it.
 
     The first item is the directory itself, or says that it cannot be listed, and then is the only one. A subdirectory
-    comes as a Directory whose content was not looked at, one that has gone as Missing.
+    comes as a Directory whose content was not looked at, one that has gone as Missing, and so does a known file where a
+    directory is now.
     """
     listing, sight = _list(root, path, wanted)
     found: list[Difference] = [sight]
     if isinstance(sight, Unlistable):
         return found
-    expected = dict(known)
+    files: dict[bytes, Signature] = {}
+    directories: dict[bytes, None] = {}  # one name may be in both: it was a file and has become a directory, or back
+    for child, signature in known:
+        if signature is None:
+            directories[child] = None
+        else:
+            files[child] = signature
     for child, is_directory in listing:
         try:
             result = os.lstat(os.path.join(root, child))
         except OSError:
-            expected.pop(child, None)  # gone since, or not to be told: its next hint, or sweep, says which
+            files.pop(child, None)  # gone since, or not to be told: its next hint, or sweep, says which
+            directories.pop(child, None)
             continue
         if is_directory and stat.S_ISDIR(result.st_mode):
-            expected.pop(child, None)
+            directories.pop(child, None)
             found.append(Directory(child, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not _decodes(child)))
         elif stat.S_ISREG(result.st_mode):
-            before = expected.pop(child, None)
+            before = files.pop(child, None)
             if before is None or not before.unchanged_since(Signature.of(result)):
                 found.append(Differs(child, result))
-    found += [Missing(missing) for missing in expected]
+    found += [Missing(missing) for missing in files | directories]
     return found
 
 

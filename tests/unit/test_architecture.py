@@ -19,7 +19,8 @@ ORDER = (
     # values and rules that know nothing of the outside
     "errors", "backoff", "track", "event", "settle",
     # one outside thing each
-    "patterns", "statx", "mounts", "tags", "sweep", "probe", "watch", "words", "settings", "contract", "amqp", "jsonl",
+    "patterns", "statx", "mounts", "tags", "sweep", "probe", "watch", "words", "values", "settings", "contract",
+    "amqp", "jsonl",
     # the state
     "catalogue", "outbox", "record", "store",
     # what is going on
@@ -44,7 +45,7 @@ KNOWN_TO: Mapping[str, set[str]] = {
     "pathspec": {"patterns"},
     "xxhash": {"probe"},
     "ctypes": {"statx"},
-    "pydantic": {"settings", "contract"},
+    "pydantic": {"values", "settings", "contract"},
     "pydantic_settings": {"settings"},
     "typing_extensions": {"contract"},
     "click": {"cli"},

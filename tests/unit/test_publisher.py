@@ -21,8 +21,8 @@ from trackwatch.errors import BrokerRefused, BrokerUnavailable, SinkClosed
 from trackwatch.event import CONFIRMED, Event, EventType, MetadataForm, Outcome, Outgoing, Verdict, new_event_id
 from trackwatch.publisher import BATCH_EVENTS, LASTED_S, MARK_S, POLL_S, BrokerWord, Publisher, one_for_each_path
 from trackwatch.record import Ledger
-from trackwatch.settings import Unroutable
 from trackwatch.store import Reader, Store, _open_for_writing
+from trackwatch.values import Unroutable
 
 T = TypeVar("T")
 NOW_US = 1_795_000_000_000_000

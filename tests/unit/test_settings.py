@@ -9,7 +9,8 @@ import pytest
 from trackwatch import settings
 from trackwatch.errors import ConfigError, ExitCode
 from trackwatch.event import MetadataForm
-from trackwatch.settings import AmqpTarget, JsonLinesTarget, Settings, Unroutable, explain, load
+from trackwatch.settings import Settings, explain, load
+from trackwatch.values import AmqpTarget, JsonLinesTarget, Unroutable
 
 Environment = Callable[..., None]
 
