@@ -279,9 +279,11 @@ class Reconcile:
         released = [
             location
             for location, until in ended
-            if (until - self._grace_s < oldest_at or until + VANISH_MAX_S <= now)
-            and not self._settle.is_in_hand(location)
-            and not self._sweeper.is_hasty(location.root_id)
+            if not self._settle.is_in_hand(location)
+            and (
+                until + VANISH_MAX_S <= now
+                or (until - self._grace_s < oldest_at and not self._sweeper.is_hasty(location.root_id))
+            )
         ]
         if released:
             gone, doubtful = await self._reader.read(partial(self._lookout.still_gone, released))
