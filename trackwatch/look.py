@@ -37,12 +37,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What a look at one due path found; `gone` are known paths of the same root that are not there any more."""
+    """What a look at one due path found; `gone` are known paths of the same root that are not there any more.
+
+    `also` are other names of the same file, with a content that is not its content any more: notifications only come
+    for the name that it was written by.
+    """
 
     due: Due
     kind: Kind
     change: Moved | Exchanged | Linked | None = None
     gone: tuple[bytes, ...] = ()
+    also: tuple[Location, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +85,27 @@ class Lookout:
         if stat.S_ISDIR(result.st_mode):
             kind = Kind.DIRECTORY if self.wanted.directory(location.path) else Kind.UNCHANGED
             return Sighting(due, kind, gone=(location.path,) if known else ())
-        if not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path):
-            return Sighting(due, Kind.GONE, gone=self._known_at(location, glance))
-        below = self._known_below(location, conn)  # it was a directory
         seen = Signature.of(result)
+        also = self._other_names(location, seen, conn) if stat.S_ISREG(result.st_mode) and result.st_nlink > 1 else ()
+        if not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path):
+            return Sighting(due, Kind.GONE, gone=self._known_at(location, glance), also=also)
+        below = self._known_below(location, conn)  # it was a directory
         if known is not None and known.signature.unchanged_since(seen):
             return Sighting(due, Kind.UNCHANGED, gone=below)
         if known is None or known.signature.inode != seen.inode:
             kind, change = self._trace(location, path, seen, glance, together)
-            return Sighting(due, kind, change, below)
-        return Sighting(due, Kind.CHANGED, gone=below)
+            return Sighting(due, kind, change, below, also)
+        return Sighting(due, Kind.CHANGED, gone=below, also=also)
+
+    def _other_names(self, location: Location, seen: Signature, conn: sqlite3.Connection) -> tuple[Location, ...]:
+        """Return where else a file with several names is known, with another content than it has now."""
+        entries = [entry for entry in catalogue.find_inode(conn, seen.inode) if entry.location != location]
+        return tuple(
+            entry.location
+            for entry in entries
+            if entry.location.root_id in self.roots
+            and (entry.signature.size_bytes, entry.signature.mtime_ns) != (seen.size_bytes, seen.mtime_ns)
+        )
 
     def content_origin(self, location: Location, seen: Observation, conn: sqlite3.Connection) -> Moved | None:
         """Return the move from another file system that a newly described file is, if it is one."""

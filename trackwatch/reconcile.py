@@ -84,6 +84,7 @@ class Reconcile:
         self._trust = Trust(roots)
         self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand)
         self._believed: set[int] = set()  # roots whose vanished files are told however many they are
+        self._other_names: dict[Location, tuple[Location, ...]] = {}  # of files in a worker's hand; see Sighting.also
         self._removed: deque[tuple[float, int]] = deque()  # when, and in which root: the removals of late
         self._grace_s = grace_s
         self._watch = Watch(self.hint_path, lambda paths: self._sweeper.doubt(paths))
@@ -133,11 +134,15 @@ class Reconcile:
 
     def finished(self, location: Location, rest: Rest) -> None:
         """Called by a worker that is done with a file."""
+        self._other_names.pop(location, None)
         self._settle.finished(location, rest, trio.current_time())
         self._work.set()
 
     async def place(self, location: Location, seen: Observation) -> Change:
         """Say what a described file is: present at its place, or one that has vanished from another file system."""
+        # Only now, and not when it was looked at: names that cannot be read would send us to each other for ever.
+        for other in self._other_names.pop(location, ()):
+            self.hint(other)
         if self._vanished or (self._sweeper.is_sweeping and self._had_files):
             moved = await self._reader.read(partial(self._lookout.content_origin, location, seen))
             if moved is not None:
@@ -215,8 +220,8 @@ class Reconcile:
             while ready and self._probing < probing_max:
                 try:
                     self._jobs.send_nowait(ready[0])
-                except trio.WouldBlock:
-                    return  # every worker has a file in hand; `finished` wakes us
+                except (trio.WouldBlock, trio.BrokenResourceError):
+                    return  # every worker has a file in hand; `finished` wakes us; or all have just been cancelled
                 ready.popleft()
                 self._probing += 1
 
@@ -231,13 +236,18 @@ class Reconcile:
                     job = Job(seen.due, self._roots[location.root_id].absolute(location.path))
                     ready = self._ready_live if seen.due.is_live else self._ready_bulk
                     (ready.appendleft if self._goes_first(location.path) else ready.append)(job)
+                    if seen.also:
+                        self._other_names[location] = seen.also
                     continue
                 case Kind.ELSEWHERE:
                     elsewhere.append(seen)
                     continue
                 case Kind.DIRECTORY:
                     self._sweeper.ask(location)
-                case Kind.UNCHANGED | Kind.GONE | Kind.LATER:
+                case Kind.GONE:
+                    for other in seen.also:  # written by a name that no pattern wants
+                        self.hint(other)
+                case Kind.UNCHANGED | Kind.LATER:
                     pass
             self._settle.finished(location, Rest.LATER if seen.kind is Kind.LATER else Rest.DONE, now)
         if elsewhere:
@@ -289,13 +299,15 @@ class Reconcile:
             gone, doubtful = await self._reader.read(partial(self._lookout.still_gone, released))
             for root_id in doubtful:
                 self._sweeper.ask(Location(root_id, b""))  # which says what is the matter with it
-            mass = {root_id for root_id in {location.root_id for location in gone} if await self._is_mass(root_id)}
-            believable = [location for location in gone if location.root_id not in mass]
+            # What the patterns no longer want may be there all the same: no disk is lost, however much it is.
+            lost = {location for location in gone if self._lookout.wanted.file(location.path)}
+            mass = {root_id for root_id in {location.root_id for location in lost} if await self._is_mass(root_id)}
+            believable = [location for location in gone if location not in lost or location.root_id not in mass]
             await self._store.write(partial(_record_all, [Absent(location) for location in believable]))
             for location in released:
                 self._vanished.pop(location, None)
             now = trio.current_time()
-            self._removed.extend((now, location.root_id) for location in believable)
+            self._removed.extend((now, location.root_id) for location in believable if location in lost)
         self._believed &= {location.root_id for location in self._vanished}
 
     async def _is_mass(self, root_id: int) -> bool:
@@ -306,7 +318,11 @@ class Reconcile:
         while self._removed and self._removed[0][0] < recently:
             self._removed.popleft()
         removed = sum(root == root_id for _, root in self._removed)
-        vanished = [location for location in self._vanished if location.root_id == root_id]
+        vanished = [
+            location
+            for location in self._vanished
+            if location.root_id == root_id and self._lookout.wanted.file(location.path)
+        ]
         if len(vanished) + removed < MASS_FILES:
             return False
         missing = await self._reader.read(partial(_count_known, vanished))

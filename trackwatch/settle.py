@@ -72,6 +72,7 @@ class DirtySet:
         self._waiting: dict[Location, _Dirty] = {}  # live lane
         self._bulk: OrderedDict[Location, _Dirty] = OrderedDict()
         self._in_hand: dict[Location, _Dirty] = {}
+        self._bulk_in_hand = 0  # counted as they come and go: somebody asks at each turn, and thousands may be in hand
         self._heap: list[tuple[float, Location]] = []  # may hold outdated entries of the live lane
         self._flooded: set[int] = set()
         self._live_per_root: dict[int, int] = {}
@@ -117,6 +118,7 @@ class DirtySet:
     def finished(self, location: Location, rest: Rest, now: float) -> None:
         """Say what came of a path that was taken."""
         dirty = self._in_hand.pop(location)
+        self._bulk_in_hand -= not dirty.is_live
         if rest is Rest.DONE:
             if dirty.again_at is not None:
                 self._wait(location, dirty.again_at, dirty.last_at, self._quiet_s)
@@ -157,11 +159,11 @@ class DirtySet:
 
     def statistics(self) -> SettleStatistics:
         """Return how many paths wait and are in hand."""
-        bulk_in_hand = sum(not dirty.is_live for dirty in self._in_hand.values())
-        return SettleStatistics(len(self._waiting), len(self._bulk), len(self._in_hand), bulk_in_hand)
+        return SettleStatistics(len(self._waiting), len(self._bulk), len(self._in_hand), self._bulk_in_hand)
 
     def _take(self, location: Location, dirty: _Dirty, now: float) -> Due:
         self._in_hand[location] = dirty
+        self._bulk_in_hand += not dirty.is_live
         dirty.again_at = None
         at_ceiling = dirty.is_live and now >= dirty.first_at + self._ceiling_s
         return Due(location, dirty.is_live, now - dirty.last_at if dirty.is_live else math.inf, at_ceiling)

@@ -151,10 +151,10 @@ class Sweeper:
 
     def doubt(self, paths: Iterable[bytes]) -> None:
         """Ask for sweeps of the roots that hold these absolute paths: changes in them may have been missed."""
-        for path in paths:
-            for state in self.states.values():
-                if state.root.relative(path) is not None:
-                    self._asked[state.root.id].set()
+        doubtful = list(paths)
+        for state in self.states.values():
+            if any(state.root.relative(path) is not None for path in doubtful):
+                self._asked[state.root.id].set()
 
     def suspect(self, root_id: int, missing: int) -> None:
         """Note that so much of a root vanished at once that it is not believed yet."""

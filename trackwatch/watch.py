@@ -5,7 +5,9 @@ stop half-way at the first error, all in silence). The lists are arms: each is o
 New directories get a small arm of their own; small arms are merged, the new one armed before the old ones stop, because
 stopping first loses what happens in between. A hint may be late, doubled or missing; sweeping is what makes it true.
 Whether the kernel really watches what it was asked to is read from /proc/self/fdinfo, where that exists: a limit that
-was reached, or watches that went with an unmounted file system, are told by nothing else.
+was reached, or watches that went with an unmounted file system, are told by nothing else. A queue of
+the kernel's that ran full is told by nothing at all: where so much comes at once that it may have been, or we have not
+run for a while, we doubt.
 """
 
 import contextlib
@@ -35,6 +37,15 @@ ARMS_MAX = 6
 # An arm that lived this long did not die of what killed the one before.
 LONG_LIFE_S = 60
 
+# So many changes in two batches mean that the kernel's queue may have been full, and the rest was dropped: each change
+# that we are told of was up to six notifications (create, open, modify, attributes, close).
+NOTIFICATIONS_PER_CHANGE = 6
+QUEUE_DEFAULT = 16384
+# What may have been dropped is swept for when the burst is over, or has lasted so long.
+CALM_S, BURST_MAX_S = 1.0, 30.0
+# Looked at this often; a look that comes this late means that we were frozen, or starved: the queue could run full.
+LOOK_S, LATE_S = 1.0, 3.0
+
 _WATCH_LINE = re.compile(rb"inotify wd:[0-9a-f]+ ino:([0-9a-f]+) ")
 
 log = structlog.get_logger()
@@ -55,6 +66,7 @@ class _Arm:
     stop: trio.Event = field(default_factory=trio.Event)
     descriptor: int | None = None  # of its inotify instance; None where /proc does not tell
     is_dead: bool = False
+    last_batch: int = 0  # how many changes it told last
     is_comparable: bool = False  # whether this file system's watches bear the inode numbers that stat tells
 
 
@@ -62,7 +74,7 @@ class Watch:
     """Watches directories while `run` runs.
 
     `hint` is called with the absolute path of whatever may have changed; `doubt` with the directories whose changes may
-    have been missed (they are no longer watched: sweep them, and `cover` them again).
+    have been missed (they may be no longer watched: sweep them, and `cover` them again).
     """
 
     def __init__(self, hint: Callable[[bytes], None], doubt: Callable[[list[bytes]], None]) -> None:
@@ -73,13 +85,20 @@ class Watch:
         self._nursery: trio.Nursery | None = None
         self._one_at_a_time = trio.Lock()
         self._backoff = Backoff(base_s=0.3, cap_s=30)
+        limit = _limit("max_queued_events")
+        self._burst_changes = int(limit if limit.isdigit() else QUEUE_DEFAULT) // NOTIFICATIONS_PER_CHANGE
+        self._burst: tuple[float, float] | None = None  # when the burst began, and was last seen
+        self._looked_at = 0.0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            self._looked_at = trio.current_time()
+            while True:
+                await trio.sleep(LOOK_S)
+                self._look_for_losses(trio.current_time())
 
     async def cover(self, directories: Iterable[Watched]) -> int:
         """Watch these directories too; return how many were not watched before, once they are.
@@ -123,6 +142,8 @@ class Watch:
         assert self._nursery is not None, "run() is not running"
         arm = _Arm(set(directories), trio.current_time())
         before = _inotify_descriptors()
+        # If we were cancelled while we waited for our turn, or for a thread, then the nursery has been as well.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._nursery.start_soon(self._listen, arm)
         # awatch builds its watcher in its first step, before it waits for anything. A task that was started has taken
         # that step after two checkpoints: the first may run before it in the same round of the scheduler.
@@ -136,6 +157,7 @@ class Watch:
                 former[1].paths.discard(path)
             self._covered[path] = (inode, arm)
         # Nobody else opens inotify instances here, and one arm is made at a time.
+        self._looked_at = max(self._looked_at, trio.current_time())  # arming many holds everything up: no loss of ours
         made = _inotify_descriptors() - before
         if len(made) == 1:
             (arm.descriptor,) = made
@@ -171,6 +193,7 @@ class Watch:
         await self._arm(directories)
         self._arms = [arm for arm in self._arms if id(arm) not in old]
         assert self._nursery is not None
+        await trio.lowlevel.checkpoint_if_cancelled()  # as in _arm
         self._nursery.start_soon(_retire, small)
 
     async def _listen(self, arm: _Arm) -> None:
@@ -196,6 +219,9 @@ class Watch:
                     async for batch in changes:
                         for kind, name in batch:
                             self._tell(kind, os.fsencode(name))
+                        if arm.last_batch + len(batch) >= self._burst_changes:
+                            self._note_burst(trio.current_time())
+                        arm.last_batch = len(batch)
                 nursery.cancel_scope.cancel()
         except* (OSError, WatchfilesRustInternalError) as group:
             # watchfiles dies of a single undecodable name, and of exhausted limits. What it had not told yet is lost:
@@ -207,6 +233,23 @@ class Watch:
             # The directory has gone, or another has come in its place, perhaps with the same inode number.
             self._forget(path)
         self._hint(path)
+
+    def _note_burst(self, now: float) -> None:
+        began_at, _ = self._burst or (now, now)
+        self._burst = began_at, now
+
+    def _look_for_losses(self, now: float) -> None:
+        """Doubt everything after a time in which the kernel's queue may have been full."""
+        if now > self._looked_at + LATE_S:
+            self._note_burst(now)
+        self._looked_at = now
+        if self._burst is None:
+            return
+        began_at, last_at = self._burst
+        if now >= last_at + CALM_S or now >= began_at + BURST_MAX_S:
+            self._burst = None
+            log.info("sweeping after a burst", reason="so much happened at once that some of it may not have been told")
+            self._doubt([path for arm in self._arms for path in arm.paths])
 
     def _forget(self, path: bytes) -> None:
         below = list(self._covered.irange(path + b"/", path + b"0", inclusive=(True, False)))

@@ -22,6 +22,7 @@ from trackwatch.sweep import (
     Unlistable,
     Wanted,
     check_root,
+    compare_directory,
     differences,
     walk,
 )
@@ -343,6 +344,119 @@ def test_what_is_wrong_with_a_root_is_said_with_a_remedy(root: bytes, monkeypatc
         check_root(root)
 
 
+# One directory alone
+
+
+def children(root: bytes, directory: bytes, *paths: bytes) -> Iterator[tuple[bytes, Signature | None]]:
+    """What a catalogue that knows these paths as they are says of one directory: files, and directories with None."""
+    prefix = directory + b"/" if directory else b""
+    for path, remembered in known(root, *paths):
+        if path.startswith(prefix):
+            name, slash, _ = path[len(prefix) :].partition(b"/")
+            yield prefix + name, None if slash else remembered
+
+
+def compared(
+    root: bytes, directory: bytes, *paths: bytes, wanted: Wanted = EVERYTHING
+) -> tuple[object, list[tuple[type, bytes]]]:
+    """Return what is said of the directory itself, and of what is in it."""
+    itself, *found = compare_directory(root, directory, wanted, children(root, directory, *paths))
+    return itself, [(type(item), item.path) for item in found]
+
+
+def test_a_directory_alone_differs_by_what_is_directly_in_it(root: bytes) -> None:
+    make(root, b"a/same.mp3", b"a/new.mp3", b"a/touched.mp3", b"a/b/deep.mp3", b"beside.mp3")
+    before = list(
+        children(root, b"a", b"a/same.mp3", b"a/touched.mp3", b"a/gone.mp3", b"a/b/deep.mp3", b"a/c/gone.mp3")
+    )
+    os.truncate(os.path.join(root, b"a/touched.mp3"), 0)
+    itself, *found = compare_directory(root, b"a", EVERYTHING, iter(before))
+    result = os.stat(os.path.join(root, b"a"))
+    assert itself == Directory(b"a", result.st_dev, result.st_ino, result.st_mtime_ns, 3, is_odd=False)
+    assert [(type(item), item.path) for item in found] == [
+        (Directory, b"a/b"),
+        (Differs, b"a/new.mp3"),
+        (Differs, b"a/touched.mp3"),
+        (Missing, b"a/gone.mp3"),
+        (Missing, b"a/c"),
+    ]
+    (below,) = [item for item in found if isinstance(item, Directory)]
+    result = os.stat(os.path.join(root, b"a/b"))
+    assert (below.dev, below.inode, below.mtime_ns) == (result.st_dev, result.st_ino, result.st_mtime_ns)
+
+
+def test_a_root_alone_is_a_directory_like_others(root: bytes) -> None:
+    make(root, b"a.mp3", b"b/c.mp3")
+    itself, found = compared(root, b"", b"a.mp3", b"b/c.mp3", b"d.mp3")
+    assert isinstance(itself, Directory)
+    assert found == [(Directory, b"b"), (Missing, b"d.mp3")]
+
+
+def test_nothing_is_said_of_what_is_in_a_directory_that_cannot_be_listed(
+    root: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, b"a/x.mp3", b"file.mp3")
+    with failing(monkeypatch, "scandir", {os.path.join(root, b"a"): errno.EACCES}):
+        assert compared(root, b"a", b"a/x.mp3", b"a/gone.mp3") == (Unlistable(b"a", "permission denied"), [])
+    gone = Unlistable(b"b", "no such file or directory", is_gone=True)
+    assert compared(root, b"b", b"b/x.mp3") == (gone, [])
+    assert compared(root, b"file.mp3", b"file.mp3/x") == (Unlistable(b"file.mp3", "not a directory"), [])
+
+
+def test_a_directory_that_has_become_a_symlink_is_not_compared_with_where_it_leads(root: bytes) -> None:
+    make(root, b"real/x.mp3")
+    os.symlink(b"real", os.path.join(root, b"a"))
+    assert compared(root, b"a", b"a/x.mp3") == (Unlistable(b"a", "not a directory"), [])
+
+
+def test_what_cannot_be_looked_at_in_a_directory_is_neither_missing_nor_different(
+    root: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, b"a/x.mp3", b"a/y/z.mp3", b"a/new.mp3")
+    paths = {os.path.join(root, path): errno.EIO for path in (b"a/x.mp3", b"a/y", b"a/new.mp3")}
+    catalogue = list(children(root, b"a", b"a/x.mp3", b"a/y/z.mp3"))
+    with failing(monkeypatch, "lstat", paths):
+        assert len(compare_directory(root, b"a", EVERYTHING, iter(catalogue))) == 1
+
+
+def test_a_known_file_where_a_directory_is_now_is_missing(root: bytes) -> None:
+    make(root, b"a/x.mp3")
+    assert compared(root, b"", b"a", b"a/x.mp3")[1] == [(Directory, b"a"), (Missing, b"a")]
+
+
+def test_a_known_directory_where_a_file_is_now_is_missing(root: bytes) -> None:
+    make(root, b"a")
+    assert compared(root, b"", b"a/x.mp3")[1] == [(Differs, b"a"), (Missing, b"a")]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "pipe"])
+def test_a_known_file_that_is_no_file_any_more_is_missing(root: bytes, kind: str) -> None:
+    path = os.path.join(root, b"a.mp3")
+    if kind == "symlink":
+        os.symlink(b"elsewhere", path)
+    else:
+        os.mkfifo(path)
+    nothing = Signature(0, 0, 0, 0, 0)
+    assert compare_directory(root, b"", EVERYTHING, iter([(b"a.mp3", nothing)]))[1:] == [Missing(b"a.mp3")]
+
+
+def test_what_is_not_wanted_in_a_directory_is_as_if_it_were_not_there(root: bytes) -> None:
+    make(root, b"a.mp3", b"a.txt", b"trash/x.mp3")
+    wanted = Wanted(lambda path: path.endswith(b".mp3"), lambda path: path != b"trash")
+    itself, found = compared(root, b"", b"a.txt", wanted=wanted)
+    assert isinstance(itself, Directory)
+    assert itself.files == 1
+    assert found == [(Differs, b"a.mp3"), (Missing, b"a.txt")]
+
+
+def test_subdirectories_whose_names_are_no_text_are_odd_and_make_their_parent_odd(root: bytes) -> None:
+    make(root, b"a/\xff/x", b"a/b/x")
+    itself, *found = compare_directory(root, b"a", EVERYTHING, iter([]))
+    assert isinstance(itself, Directory)
+    assert itself.is_odd
+    assert {item.path: item.is_odd for item in found if isinstance(item, Directory)} == {b"a/\xff": True, b"a/b": False}
+
+
 # The few bytes around "/" decide about the order.
 names = st.text(st.sampled_from("a-./0\xff"), min_size=1, max_size=3).map(
     lambda text: text.replace("/", "b").encode("latin-1")
@@ -388,3 +502,47 @@ def test_differences_are_those_of_a_naive_comparison(
     assert [item.path for item in found if isinstance(item, Missing)] == sorted(gone)
     met = {item.path for item in found if isinstance(item, Unlistable)}
     assert met == {top for top in shut if not any(top.startswith(other + b"/") for other in shut)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    tree=st.lists(paths, max_size=8).map(standing),
+    catalogued=st.dictionaries(paths, st.booleans(), max_size=8),
+    directory=st.one_of(st.just(b""), names.filter(lambda name: name not in {b".", b".."})),
+)
+@example(tree=[b"a/x"], catalogued={b"a": False, b"a/x": True}, directory=b"")
+def test_a_directory_alone_differs_as_a_naive_comparison_of_its_listing(
+    tree: list[bytes], catalogued: dict[bytes, bool], directory: bytes
+) -> None:
+    """The catalogue knows a path as it is (True) or as it was once (False)."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.fsencode(folder)
+        make(root, *tree)
+        actual = {path: signature(root, path) for path in tree}
+        nothing = Signature(0, 0, 0, 0, 0)
+        remembered = {path: actual.get(path, nothing) if same else nothing for path, same in catalogued.items()}
+        prefix = directory + b"/" if directory else b""
+        direct: list[tuple[bytes, Signature | None]] = []
+        for path, sign in sorted(remembered.items()):
+            name, slash, _ = path[len(prefix) :].partition(b"/")
+            if path.startswith(prefix) and (prefix + name, None) not in direct:
+                direct.append((prefix + name, None if slash else sign))
+        itself, *found = compare_directory(root, directory, EVERYTHING, iter(direct))
+
+    def in_it(path: bytes) -> bytes:
+        return prefix + path[len(prefix) :].partition(b"/")[0]
+
+    if not isinstance(itself, Directory):
+        assert not any(path.startswith(prefix) for path in tree)
+        assert found == []
+        return
+    there = {in_it(path) for path in tree if path.startswith(prefix)}
+    files = there & actual.keys()
+    assert {item.path for item in found if isinstance(item, Directory)} == there - files
+    differing = {path for path in files if remembered.get(path) != actual[path]}
+    assert {item.path for item in found if isinstance(item, Differs)} == differing
+    known_files = {path for path, sign in direct if sign is not None}
+    known_directories = {path for path, sign in direct if sign is None}
+    gone = (known_files - files) | (known_directories - (there - files))
+    assert {item.path for item in found if isinstance(item, Missing)} == gone
+    assert len(found) == len(there - files) + len(differing) + len(gone)
