@@ -38,6 +38,7 @@ CREATE TABLE root_mount(
   source BLOB NOT NULL,
   fstype BLOB NOT NULL,
   fsid INTEGER NOT NULL,
+  inner BLOB NOT NULL,
   PRIMARY KEY(root_id, path)) STRICT, WITHOUT ROWID;
 
 -- What was last confirmed, and told, about each file. `path` is relative to its root.

@@ -21,6 +21,10 @@ _SIGNATURE = "dev, inode, size_bytes, mtime_ns, ctime_ns, btime_ns"
 _COLUMNS = f"id, root_id, path, {_SIGNATURE}, sha256, xxh128, last_seq"
 
 
+# A mount's source, type, id (statvfs), and the directory of the file system that is mounted.
+MountRow = tuple[bytes, bytes, int, bytes]
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One catalogued file."""
@@ -297,19 +301,22 @@ def are_removals_accepted(conn: sqlite3.Connection, root_id: int) -> bool:
     return row is not None and row[0] is not None
 
 
-def root_mounts(conn: sqlite3.Connection, root_id: int) -> dict[bytes, tuple[bytes, bytes, int]]:
-    """Return the mounts that a root consisted of: source, type and id by path."""
-    sql = "SELECT path, source, fstype, fsid FROM root_mount WHERE root_id = ?"
+def root_mounts(conn: sqlite3.Connection, root_id: int) -> dict[bytes, MountRow]:
+    """Return the mounts that a root consisted of, by path."""
+    sql = "SELECT path, source, fstype, fsid, inner FROM root_mount WHERE root_id = ?"
     rows = conn.execute(sql, (root_id,))
-    return {path: (source, fstype, _unwrapped(fsid)) for path, source, fstype, fsid in rows}
+    return {path: (source, fstype, _unwrapped(fsid), inner) for path, source, fstype, fsid, inner in rows}
 
 
-def set_root_mounts(conn: sqlite3.Connection, root_id: int, mounts: Mapping[bytes, tuple[bytes, bytes, int]]) -> None:
+def set_root_mounts(conn: sqlite3.Connection, root_id: int, mounts: Mapping[bytes, MountRow]) -> None:
     """Replace the mounts that a root consists of."""
     conn.execute("DELETE FROM root_mount WHERE root_id = ?", (root_id,))
     conn.executemany(
-        "INSERT INTO root_mount(root_id, path, source, fstype, fsid) VALUES (?, ?, ?, ?, ?)",
-        ((root_id, path, source, fstype, wrapped(fsid)) for path, (source, fstype, fsid) in mounts.items()),
+        "INSERT INTO root_mount(root_id, path, source, fstype, fsid, inner) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            (root_id, path, source, fstype, wrapped(fsid), inner)
+            for path, (source, fstype, fsid, inner) in mounts.items()
+        ),
     )
 
 

@@ -27,7 +27,10 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mounted file system; `id` and `parent` are those of the mount tree."""
+    """One mounted file system; `id` and `parent` are those of the mount tree.
+
+    `inner` is the directory of the file system that is mounted: not its root for a bind mount, or a btrfs subvolume.
+    """
 
     id: int
     parent: int
@@ -35,6 +38,7 @@ class Mount:
     fstype: bytes
     source: bytes
     dev: int
+    inner: bytes = b"/"
 
     @property
     def is_remote(self) -> bool:
@@ -53,11 +57,11 @@ def read_mounts() -> list[Mount]:
 
 def _parse(line: bytes) -> Mount:
     fields, _, tail = line.partition(b" - ")
-    number, parent, device, _, point = fields.split(b" ")[:5]
+    number, parent, device, inner, point = fields.split(b" ")[:5]
     major, _, minor = device.partition(b":")
     fstype, source = tail.split(b" ")[:2]
     dev = os.makedev(int(major), int(minor))
-    return Mount(int(number), int(parent), _unescaped(point), fstype, _unescaped(source), dev)
+    return Mount(int(number), int(parent), _unescaped(point), fstype, _unescaped(source), dev, _unescaped(inner))
 
 
 def _unescaped(text: bytes) -> bytes:

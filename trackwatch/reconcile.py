@@ -85,6 +85,7 @@ class Reconcile:
         self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand)
         self._believed: set[int] = set()  # roots whose vanished files are told however many they are
         self._other_names: dict[Location, tuple[Location, ...]] = {}  # of files in a worker's hand; see Sighting.also
+        self._no_mass: dict[int, int] = {}  # of a root: how many vanished files were found to be no mass
         self._removed: deque[tuple[float, int]] = deque()  # when, and in which root: the removals of late
         self._grace_s = grace_s
         self._watch = Watch(self.hint_path, lambda paths: self._sweeper.doubt(paths))
@@ -308,7 +309,9 @@ class Reconcile:
                 self._vanished.pop(location, None)
             now = trio.current_time()
             self._removed.extend((now, location.root_id) for location in believable if location in lost)
-        self._believed &= {location.root_id for location in self._vanished}
+        holding = {location.root_id for location in self._vanished}
+        self._believed &= holding
+        self._no_mass = {root_id: count for root_id, count in self._no_mass.items() if root_id in holding}
 
     async def _is_mass(self, root_id: int) -> bool:
         """Whether so much of a root vanishes at once that it is not believed; if so, it is held from now on."""
@@ -323,14 +326,18 @@ class Reconcile:
             for location in self._vanished
             if location.root_id == root_id and self._lookout.wanted.file(location.path)
         ]
-        if len(vanished) + removed < MASS_FILES:
+        if len(vanished) + removed < MASS_FILES or len(vanished) <= self._no_mass.get(root_id, 0):
             return False
-        missing = await self._reader.read(partial(_count_known, vanished))
+        # Not what has turned up elsewhere, and not what is only in doubt because its mount is away.
+        gone, _ = await self._reader.read(partial(self._lookout.still_gone, vanished))
+        missing = len(gone)
         # More than half of what there was: missing + removed > (known + removed) / 2.
         limit = 2 * missing + removed
         is_mass = missing + removed >= MASS_FILES and await self._reader.read(
             partial(catalogue.has_fewer, root_id=root_id, count=limit)
         )
+        # What is let go counts as removed from now on, so the sum stays as it is until more vanishes.
+        self._no_mass[root_id] = 0 if is_mass else len(vanished)
         if is_mass:
             self._sweeper.suspect(root_id, missing)
             for location in vanished:
@@ -362,10 +369,6 @@ class Reconcile:
 
 def _has_files(conn: sqlite3.Connection) -> bool:
     return any(total.files for total in catalogue.totals(conn))
-
-
-def _count_known(locations: Sequence[Location], conn: sqlite3.Connection) -> int:
-    return sum(catalogue.find(conn, location) is not None for location in locations)
 
 
 def _record_all(changes: Sequence[Change], ledger: Ledger) -> list[bool]:

@@ -95,6 +95,7 @@ class RootState:
     suspect_since: float | None = None  # by the monotonic clock
     files: int = 0  # wanted ones, met by the sweep under way or the last one
     size_bytes: int = 0
+    differing: int = 0  # of those: new, or not as they were
     sweep_seconds: float = 0.0  # the last one
     files_listed: int = 0  # wanted names, counted before the sweep compares them
     # Every directory, absolute, with the modification time that it had when it was last compared.
@@ -262,13 +263,13 @@ class Sweeper:
         state.blind, state.unlistable = set(), set()
         await self._cover(state, listed)
         state.mtimes = {path: mtime for path, mtime in state.mtimes.items() if path in state.blind}
-        state.files, state.size_bytes = 0, 0
+        state.files, state.size_bytes, state.differing = 0, 0, 0
         share = 1.0 if in_haste else PERIODIC_SHARE
         if self._wanted.priority is not None:
             # A pass of its own: the lane is short, and what lies late in the order would come late into it.
             first = self._wanted.of_priority(self._wanted.priority)
             await self._compare(state, b"", reader, is_live=False, share=share, wanted=first)
-            state.files, state.size_bytes = 0, 0
+            state.files, state.size_bytes, state.differing = 0, 0, 0
         missing = await self._compare(state, b"", reader, is_live=False, share=share)
         problems = await reader.read(partial(catalogue.problem_paths, root_id=root.id))
         await self._findings.offer([Location(root.id, path) for path in problems])
@@ -301,6 +302,9 @@ class Sweeper:
                 f" (if they are gone for good: trackwatch accept {os.fsdecode(root.path)})"
             )
         away: list[Away] = await trio.to_thread.run_sync(self._trust.away, root)
+        if 2 * (state.files - state.differing) >= state.files + len(missing):
+            # Most of what is known is there, by inode and change time: it is that disk, under another name.
+            away = [part for part in away if part.path]
         believable = [path for path in missing if not any(part.holds(path) for part in away)]
         reasons = [part.reason for part in away if any(part.holds(path) for path in missing)]
         if not reasons:
@@ -474,6 +478,7 @@ class Sweeper:
         for item in lot:
             match item:
                 case Differs(path, result):
+                    state.differing += 0 if is_live else 1
                     if is_live or abs(now_s - result.st_ctime) < RECENT_S:
                         self._findings.hint(Location(state.root.id, path))
                     else:
@@ -515,7 +520,9 @@ class Sweeper:
 
 def _note_sweep(root_id: int, swept_us: int, mounts: dict[bytes, Identity], was_accepted: bool, ledger: Ledger) -> None:
     catalogue.set_swept(ledger.conn, root_id, swept_us)
-    rows = {path: (identity.source, identity.fstype, identity.fsid) for path, identity in mounts.items()}
+    rows = {
+        path: (identity.source, identity.fstype, identity.fsid, identity.inner) for path, identity in mounts.items()
+    }
     if rows != catalogue.root_mounts(ledger.conn, root_id):
         catalogue.set_root_mounts(ledger.conn, root_id, rows)
     if was_accepted:

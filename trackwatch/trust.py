@@ -21,8 +21,9 @@ OWN_ID_TYPES = frozenset({b"ext2", b"ext3", b"ext4"})
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which file system is mounted: the same if its id is the same, or else source and type are.
+    """Which part of which file system is mounted: the same if its id is the same, or else source and type are.
 
+    `inner` is the directory of it that is mounted (a bind mount, a subvolume): another one is another place.
     The id (statvfs) is the file system's own on ext4 and btrfs, so it survives a renamed disk, and on ext4 it tells two
     disks apart that were given one name; on others the source does better. Zero where there is none.
     """
@@ -30,10 +31,11 @@ class Identity:
     source: bytes
     fstype: bytes
     fsid: int
+    inner: bytes = b"/"
 
     def same(self, other: "Identity") -> bool:
         """Whether this is the file system that the other one was."""
-        if self.fstype != other.fstype:
+        if (self.fstype, self.inner) != (other.fstype, other.inner):
             return False
         if self.fsid == other.fsid != 0:
             return True
@@ -43,7 +45,8 @@ class Identity:
     @property
     def name(self) -> str:
         """What people call it."""
-        return f"{os.fsdecode(self.source)}, {os.fsdecode(self.fstype)}"
+        inner = "" if self.inner == b"/" else f"[{os.fsdecode(self.inner)}]"
+        return f"{os.fsdecode(self.source)}{inner}, {os.fsdecode(self.fstype)}"
 
 
 # Of one root: the mounts by their paths below it; the empty path stands for the one that holds the root itself.
@@ -56,7 +59,7 @@ def identify(path: bytes, mount: Mount) -> Identity:
         fsid = os.statvfs(path).f_fsid
     except OSError:
         fsid = 0
-    return Identity(mount.source, mount.fstype, fsid)
+    return Identity(mount.source, mount.fstype, fsid, mount.inner)
 
 
 def root_mounts(root: Root, mounts: list[Mount] | None = None) -> dict[bytes, Identity]:

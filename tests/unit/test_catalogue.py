@@ -188,13 +188,13 @@ def test_an_accepted_removal_is_remembered_until_it_is_dealt_with(conn: sqlite3.
 def test_the_mounts_of_a_root_are_kept_as_they_are_and_replaced_as_a_whole(conn: sqlite3.Connection) -> None:
     """Ids are unsigned 64-bit numbers, names are bytes."""
     assert catalogue.root_mounts(conn, 1) == {}
-    first = {b"": (b"/dev/sda1", b"ext4", (1 << 64) - 1), b"a/\xff": (b"\xfe", b"nfs4", 0)}
+    first = {b"": (b"/dev/sda1", b"ext4", (1 << 64) - 1, b"/musi\xff"), b"a/\xff": (b"\xfe", b"nfs4", 0, b"/")}
     catalogue.set_root_mounts(conn, 1, first)
-    catalogue.set_root_mounts(conn, 2, {b"": (b"x", b"xfs", 1 << 63)})
+    catalogue.set_root_mounts(conn, 2, {b"": (b"x", b"xfs", 1 << 63, b"/")})
     assert catalogue.root_mounts(conn, 1) == first
-    catalogue.set_root_mounts(conn, 1, {b"": (b"/dev/sdb1", b"ext4", 3)})
-    assert catalogue.root_mounts(conn, 1) == {b"": (b"/dev/sdb1", b"ext4", 3)}
-    assert catalogue.root_mounts(conn, 2) == {b"": (b"x", b"xfs", 1 << 63)}
+    catalogue.set_root_mounts(conn, 1, {b"": (b"/dev/sdb1", b"ext4", 3, b"/")})
+    assert catalogue.root_mounts(conn, 1) == {b"": (b"/dev/sdb1", b"ext4", 3, b"/")}
+    assert catalogue.root_mounts(conn, 2) == {b"": (b"x", b"xfs", 1 << 63, b"/")}
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS + 7])

@@ -14,7 +14,7 @@ def mount(point: bytes, fstype: bytes = b"ext4", *, number: int = 1, parent: int
 
 def test_a_line_of_the_table_is_read() -> None:
     line = b"36 35 98:1 /sub /mnt/music rw,noatime master:1 propagate_from:2 - ext4 /dev/root rw,errors=continue\n"
-    assert mounts._parse(line) == Mount(36, 35, b"/mnt/music", b"ext4", b"/dev/root", os.makedev(98, 1))
+    assert mounts._parse(line) == Mount(36, 35, b"/mnt/music", b"ext4", b"/dev/root", os.makedev(98, 1), b"/sub")
 
 
 def test_a_line_without_optional_fields_and_with_an_empty_source_is_read() -> None:

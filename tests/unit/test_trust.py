@@ -397,3 +397,12 @@ def test_a_real_mount_over_an_upper_directory_hides_the_one_below_it(
     assert away(root, known).keys() == {b"a/nas", b"a"}
     unmount(root.absolute(b"a"))
     assert away(root, known) == {}
+
+
+def test_another_directory_of_the_same_file_system_is_another_place() -> None:
+    """A bind mount that is gone leaves the mount around it: the same disk, and not the same files."""
+    assert not Identity(DISK.source, DISK.fstype, DISK.fsid, b"/music").same(DISK)
+    assert Identity(b"/dev/sdc1", DISK.fstype, DISK.fsid, b"/music").same(
+        Identity(DISK.source, DISK.fstype, DISK.fsid, b"/music")
+    )
+    assert Identity(b"/dev/sdb1", b"ext4", 22, b"/music").name == "/dev/sdb1[/music], ext4"

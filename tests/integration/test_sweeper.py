@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.unit.test_reconcile import (
+from tests.integration.test_reconcile import (
     DEADLINE_S,
     FOREVER_S,
     Bed,
@@ -368,7 +368,6 @@ async def test_a_mount_over_known_files_removes_nothing(
                 await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.xfail(reason="files whose mount is away count for the mass, see Reconcile._is_mass", strict=True)
 async def test_files_of_a_mount_that_is_away_do_not_make_another_removal_a_mass(
     tmp_path: Path, music: Path, bind: Callable[[Path, Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
