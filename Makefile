@@ -18,7 +18,7 @@ OWN_UV := $(filter .cache/%,$(UV))
 # The tests' environment can do all that the smaller one can: once it is there, `make run` uses it as well.
 RUN_ENV := $(if $(wildcard .venv/.for-tests),.venv/.for-tests,.venv/.for-run)
 
-.PHONY: help run test check lint format lock rabbitmq clean
+.PHONY: help run test check lint format soak lock rabbitmq clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r target meaning; do \
@@ -50,6 +50,11 @@ lint: .venv/.for-tests ## format, lint and types alone
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+SECONDS ?= 600
+SEED ?= 1
+soak: .venv/.for-tests ## storms, kills, overflows, and an equal fold after each: make soak SECONDS=600 SEED=1
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) --seed $(SEED)
 
 format: .venv/.for-tests ## put the code into shape
 	@$(BIN)/ruff check --fix-only .
