@@ -144,7 +144,8 @@ class Reconcile:
         # Only now, and not when it was looked at: names that cannot be read would send us to each other for ever.
         for other in self._other_names.pop(location, ()):
             self.hint(other)
-        if self._vanished or (self._sweeper.is_sweeping and self._had_files):
+        # That it has vanished may not have been looked at yet. Only the import of a new library is spared the question.
+        if self._vanished or self._had_files or not self._sweeper.is_sweeping:
             moved = await self._reader.read(partial(self._lookout.content_origin, location, seen))
             if moved is not None:
                 return moved
