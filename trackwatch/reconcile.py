@@ -6,7 +6,7 @@ without reading a byte. A path that vanished is held for a grace: what appears e
 
 import math
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +37,7 @@ VANISH_LOOK_S = 0.05
 MASS_FILES, MASS_S = 20, 60.0
 # Paths looked at in one hop to a thread.
 LOOK_MAX = 500
-# The first sweep may find files that are not at rest: this long they are waited for before all else is called done.
+# The first sweep may find files that are not at rest: they are waited for as long as their number goes down this often.
 SETTLE_PATIENCE_S = 5.0
 # A sweep of a root waits while this many of its findings are not taken: the rest is still on the disk.
 BULK_MAX = 1000
@@ -85,6 +85,7 @@ class Reconcile:
         self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand)
         self._believed: set[int] = set()  # roots whose vanished files are told however many they are
         self._other_names: dict[Location, tuple[Location, ...]] = {}  # of files in a worker's hand; see Sighting.also
+        self._newest_until: dict[int, float] = {}  # of a root: when the grace of what vanished last ends
         self._no_mass: dict[int, int] = {}  # of a root: how many vanished files were found to be no mass
         self._removed: deque[tuple[float, int]] = deque()  # when, and in which root: the removals of late
         self._grace_s = grace_s
@@ -156,10 +157,17 @@ class Reconcile:
         while not all(state.is_swept or state.reason for state in self.roots):
             await self._turn.wait()
         swept_at = trio.current_time()
-        # A file that is still being written has its own time.
-        with trio.move_on_after(SETTLE_PATIENCE_S):
-            while self._settle.oldest_at() <= swept_at:
-                await self._turn.wait()
+        while self._settle.oldest_at() <= swept_at:
+            left = self._left()
+            with trio.move_on_after(SETTLE_PATIENCE_S) as patience:
+                while self._left() >= left:
+                    await self._turn.wait()
+            if patience.cancelled_caught:
+                return  # what is left is still being written, and has its own time
+
+    def _left(self) -> int:
+        settle = self._settle.statistics()
+        return settle.live + settle.in_hand
 
     async def wait_idle(self) -> None:
         """Wait until every root was swept, or is known to be unavailable, and no work is left."""
@@ -265,7 +273,7 @@ class Reconcile:
         until = trio.current_time() + self._grace_s
         for location in locations:
             if self._sweeper.states[location.root_id].suspect_since is None:  # else a sweep decides
-                self._vanished.setdefault(location, until)
+                self._add_vanished(location, until)
 
     def _vanish(self, locations: Iterable[Location], believed: bool) -> None:
         """Take what a sweep found missing; a mass of it is only told if it is `believed`."""
@@ -274,8 +282,13 @@ class Reconcile:
             if believed:
                 self._believed.add(location.root_id)
             if believed or self._sweeper.states[location.root_id].suspect_since is None:
-                self._vanished.setdefault(location, until)
+                self._add_vanished(location, until)
         self._work.set()
+
+    def _add_vanished(self, location: Location, until: float) -> None:
+        if location not in self._vanished:
+            self._vanished[location] = until
+            self._newest_until[location.root_id] = until
 
     async def _wait_let_go(self, root_id: int) -> None:
         while any(location.root_id == root_id for location in self._vanished):
@@ -288,13 +301,18 @@ class Reconcile:
         if not ended:
             return
         oldest_at = -math.inf if self._sweeper.has_subtrees else self._settle.oldest_at()
+        growing = self._growing(now)
         released = [
             location
             for location, until in ended
             if not self._settle.is_in_hand(location)
             and (
                 until + VANISH_MAX_S <= now
-                or (until - self._grace_s < oldest_at and not self._sweeper.is_hasty(location.root_id))
+                or (
+                    until - self._grace_s < oldest_at
+                    and location.root_id not in growing
+                    and not self._sweeper.is_hasty(location.root_id)
+                )
             )
         ]
         if released:
@@ -313,6 +331,17 @@ class Reconcile:
         holding = {location.root_id for location in self._vanished}
         self._believed &= holding
         self._no_mass = {root_id: count for root_id, count in self._no_mass.items() if root_id in holding}
+
+    def _growing(self, now: float) -> set[int]:
+        """Return the roots of which many files go on vanishing: the end of it shows whether it is a mass."""
+        if len(self._vanished) < MASS_FILES:
+            return set()
+        counts = Counter(location.root_id for location in self._vanished)
+        return {
+            root_id
+            for root_id, count in counts.items()
+            if count >= MASS_FILES and self._newest_until[root_id] > now and root_id not in self._believed
+        }
 
     async def _is_mass(self, root_id: int) -> bool:
         """Whether so much of a root vanishes at once that it is not believed; if so, it is held from now on."""

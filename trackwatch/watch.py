@@ -85,7 +85,7 @@ class Watch:
         self._arms: list[_Arm] = []
         self._nursery: trio.Nursery | None = None
         self._one_at_a_time = trio.Lock()
-        self._backoff = Backoff(base_s=0.3, cap_s=30)
+        self._backoff = Backoff(base_s=0.3, cap_s=5)
         limit = _limit("max_queued_events")
         self._burst_changes = int(limit if limit.isdigit() else QUEUE_DEFAULT) // NOTIFICATIONS_PER_CHANGE
         self._burst: tuple[float, float] | None = None  # when the burst began, and was last seen

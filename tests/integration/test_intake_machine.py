@@ -707,7 +707,7 @@ EXAMPLES = int(os.environ.get("INTAKE_EXAMPLES", "0"))
 
 TestIntakeMachine = IntakeMachine.TestCase
 TestIntakeMachine.settings = settings(
-    max_examples=EXAMPLES or 30,
+    max_examples=EXAMPLES or 16,
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,
