@@ -285,6 +285,12 @@ def claim_roots(conn: sqlite3.Connection, paths: Iterable[bytes]) -> list[Root]:
     return claimed
 
 
+def last_swept_us(conn: sqlite3.Connection) -> int | None:
+    """Return when a root was last swept, None if none ever was."""
+    swept_us: int | None = conn.execute("SELECT max(swept_us) FROM root").fetchone()[0]
+    return swept_us
+
+
 def set_swept(conn: sqlite3.Connection, root_id: int, at_us: int) -> None:
     """Note when a whole root was last swept to its end."""
     conn.execute("UPDATE root SET swept_us = ? WHERE id = ?", (at_us, root_id))

@@ -42,7 +42,7 @@ from trackwatch.workers import Workers, WorkerStatistics
 INTAKE_GRACE_S = 5.0
 # Pending events are sent within this, or left pending; and a sink that takes none for so long is not waited for.
 DRAIN_GRACE_S, DRAIN_SILENT_S = 10.0, 2.0
-# Writing it each second, news or not, was a third of what an idle daemon takes of the processor.
+# An idle daemon has no news, and a thread and a file each second were a good part of what it took of the processor.
 SNAPSHOT_S, SNAPSHOT_MAX_S = 1.0, 10.0
 # A chunk of 1000 deletions holds the writer up for about 20 ms.
 OUTBOX_LOOK_S, PRUNE_ROWS = 10.0, 1000
@@ -285,8 +285,7 @@ class _Face:
     async def announce(self, show: Callable[[Progress], None]) -> None:
         """Show the import's progress until all roots were swept; then say that we are watching."""
         with self._store.open_reader() as reader:
-            before = await reader.read(catalogue.totals)
-        self._last_swept_us = max((total.swept_us for total in before if total.swept_us is not None), default=None)
+            self._last_swept_us = await reader.read(catalogue.last_swept_us)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._show_progress, show)
             await self._reconcile.wait_swept()

@@ -27,7 +27,7 @@ BATCH_EVENTS = 200
 # Rows may become pending without a commit of ours: `trackwatch replay` writes beside the daemon.
 POLL_S = 1.0
 # How soon a broker's alarm shows in status.
-ALARM_LOOK_S = 0.25
+ALARM_LOOK_S = 1.0
 # A session that published nothing and lasted this long was a good one with nothing to do.
 LASTED_S = 60.0
 # Confirmed events are marked even while everything stops, if the store takes them within this.

@@ -6,7 +6,7 @@ without reading a byte. A path that vanished is held for a grace: what appears e
 
 import math
 import sqlite3
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,8 +77,8 @@ class Reconcile:
         self._probes_max = probes_max
         self._probing = 0
         self._had_files = False  # at the start: a first import has nothing to compare with
-        self._ready_live: deque[Job] = deque()
-        self._ready_bulk: deque[Job] = deque()
+        self._ready_live: OrderedDict[Location, Job] = OrderedDict()
+        self._ready_bulk: OrderedDict[Location, Job] = OrderedDict()
         self._vanished: dict[Location, float] = {}  # when its grace ends; in that order
         self._goes_first = wanted.priority or (lambda _path: False)
         self._trust = Trust(roots)
@@ -121,6 +121,8 @@ class Reconcile:
     def hint(self, location: Location) -> None:
         """Note that something may have happened at a location."""
         self._settle.hint(location, trio.current_time())
+        if self._ready_bulk.pop(location, None) is not None:
+            self.finished(location, Rest.DONE)  # nobody has begun to read it, and now it is live
         self._work.set()
 
     def hold_back(self, hold: bool) -> None:
@@ -228,11 +230,12 @@ class Reconcile:
         """Give ready files to idle workers: live ones at once, others while a probe can begin soon."""
         for ready, probing_max in ((self._ready_live, float("inf")), (self._ready_bulk, self._probes_max + 2)):
             while ready and self._probing < probing_max:
+                location, job = next(iter(ready.items()))
                 try:
-                    self._jobs.send_nowait(ready[0])
+                    self._jobs.send_nowait(job)
                 except (trio.WouldBlock, trio.BrokenResourceError):
                     return  # every worker has a file in hand; `finished` wakes us; or all have just been cancelled
-                ready.popleft()
+                del ready[location]
                 self._probing += 1
 
     async def _act(self, sightings: Iterable[Sighting]) -> None:
@@ -245,7 +248,8 @@ class Reconcile:
                 case Kind.CHANGED:
                     job = Job(seen.due, self._roots[location.root_id].absolute(location.path))
                     ready = self._ready_live if seen.due.is_live else self._ready_bulk
-                    (ready.appendleft if self._goes_first(location.path) else ready.append)(job)
+                    ready[location] = job
+                    ready.move_to_end(location, last=not self._goes_first(location.path))
                     if seen.also:
                         self._other_names[location] = seen.also
                     continue

@@ -258,6 +258,9 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
     conn.execute("PRAGMA temp_store = MEMORY")
+    if mode == "ro":
+        # Of several readers each would keep 2 MB of pages; the system's cache has them all the same.
+        conn.execute("PRAGMA cache_size = -256")
     conn.execute("PRAGMA foreign_keys = ON")
     return conn
 

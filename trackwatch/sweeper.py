@@ -256,7 +256,9 @@ class Sweeper:
         state.fstype, state.is_remote = await trio.to_thread.run_sync(_file_system, root.path)
         if lost := await self._watch.audit():
             log.warning("watches lost", directories=len(lost), reason="unmounted, or taken away by the kernel")
-        listed = await self._list_directories(state, b"")
+        # Their number is for the progress of an import alone; matching all names takes a third of the listing.
+        is_new = await reader.read(partial(catalogue.has_fewer, root_id=root.id, count=1))
+        listed = await self._list_directories(state, b"", with_files=is_new)
         state.files_listed = sum(directory.files for directory in listed)
         if not state.is_swept and state.word is RootWord.STARTING:
             _introduce(state, len(listed))
@@ -423,9 +425,11 @@ class Sweeper:
 
     # Listing, comparing, watching
 
-    async def _list_directories(self, state: RootState, top: bytes) -> list[Directory]:
+    async def _list_directories(self, state: RootState, top: bytes, *, with_files: bool = False) -> list[Directory]:
+        wanted = self._wanted if with_files else Wanted(lambda _path: False, self._wanted.directory)
+
         def listed() -> list[Directory]:
-            sights = walk(state.root.path, top, self._wanted, with_files=False)
+            sights = walk(state.root.path, top, wanted, with_files=False)
             return [sight for sight in _cancellable(sights) if isinstance(sight, Directory)]
 
         return await trio.to_thread.run_sync(listed)
@@ -487,7 +491,7 @@ class Sweeper:
                     missing.append(path)
                 case Directory():
                     watched = self._watched(state, item)
-                    state.mtimes[watched.path] = item.mtime_ns
+                    state.mtimes[self._watch.known(watched.path)] = item.mtime_ns
                     if watched.path not in state.blind and not self._watch.covers(watched):
                         fresh.append(item)
                 case Unlistable(path, reason, is_gone):
@@ -541,7 +545,8 @@ def _holds(point: bytes, root: Root) -> bool:
 
 def _introduce(state: RootState, directories: int) -> None:
     path = os.fsdecode(state.root.path)
-    found = f"{state.files_listed:,} files in {directories:,} directories"
+    found = f"{state.files_listed:,} files in " if state.files_listed else ""
+    found += f"{directories:,} directories"
     remote = f"swept each {REMOTE_SWEEP_S:.0f} s, notifications do not come from there" if state.is_remote else ""
     words = " · ".join(part for part in (path, state.fstype, found, remote) if part)
     log.info("root", path=path, fstype=state.fstype, files=state.files_listed, directories=directories, words=words)

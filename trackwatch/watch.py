@@ -27,7 +27,7 @@ from trackwatch.backoff import Backoff
 
 # After the first change of a batch, wait this long for a quiet moment, at the most that long in all: a change is told
 # within 45-60 ms when it comes alone, and within half a second in a steady stream. The watching thread wakes up at
-# each step, changes or none: 20 ms cost 0.35 % of a processor, 50 ms cost 0.1 %.
+# each step, changes or none: at 20 ms that was 0.35 % of a processor.
 STEP_MS, DEBOUNCE_MS = 30, 400
 # How often the watching thread looks whether it should stop, when nothing stops it (a sibling task does, at once).
 STOP_LOOK_MS = 5_000
@@ -81,11 +81,14 @@ class Watch:
     def __init__(self, hint: Callable[[bytes], None], doubt: Callable[[list[bytes]], None]) -> None:
         self._hint = hint
         self._doubt = doubt
-        self._covered: SortedDict = SortedDict()  # path -> (inode, arm)
+        self._covered: SortedDict = SortedDict()  # path -> (inode, arm, the path itself)
         self._arms: list[_Arm] = []
         self._nursery: trio.Nursery | None = None
         self._one_at_a_time = trio.Lock()
         self._backoff = Backoff(base_s=0.3, cap_s=5)
+        # Where no instance is to be had, each attempt would be followed by a sweep, and that by the next attempt.
+        self._birth_backoff = Backoff(base_s=1, cap_s=60)
+        self._rests_until = 0.0
         limit = _limit("max_queued_events")
         self._burst_changes = int(limit if limit.isdigit() else QUEUE_DEFAULT) // NOTIFICATIONS_PER_CHANGE
         self._burst: tuple[float, float] | None = None  # when the burst began, and was last seen
@@ -108,11 +111,16 @@ class Watch:
         """
         async with self._one_at_a_time:
             fresh = {directory.path: directory.inode for directory in directories if not self.covers(directory)}
-            if fresh:
-                await self._arm(fresh)
-                if len(self._arms) > ARMS_MAX:
-                    await self._merge()
-            return len(fresh)
+            if not fresh or trio.current_time() < self._rests_until:
+                return 0
+            if await self._arm(fresh) and len(self._arms) > ARMS_MAX:
+                await self._merge()
+            return sum(path in self._covered for path in fresh)
+
+    def known(self, path: bytes) -> bytes:
+        """Return our own copy of a path that is watched, to be kept instead of an equal one: there may be 100,000."""
+        covered = self._covered.get(path)
+        return path if covered is None else covered[2]
 
     async def audit(self) -> list[bytes]:
         """Return the directories that the kernel has stopped to watch; they are no longer covered."""
@@ -123,10 +131,10 @@ class Watch:
                     continue
                 watched = await trio.to_thread.run_sync(_watched_inodes, arm.descriptor)
                 lost += [
-                    path for path, (inode, holder) in self._covered.items() if holder is arm and inode not in watched
+                    path for path, (inode, holder, _) in self._covered.items() if holder is arm and inode not in watched
                 ]
             for path in lost:
-                _, arm = self._covered.pop(path)
+                arm = self._covered.pop(path)[1]
                 arm.paths.discard(path)
             return lost
 
@@ -139,7 +147,8 @@ class Watch:
         known = self._covered.get(directory.path)
         return known is not None and known[0] == directory.inode
 
-    async def _arm(self, directories: dict[bytes, int]) -> None:
+    async def _arm(self, directories: dict[bytes, int]) -> bool:
+        """Watch these directories by one more instance; False if none is to be had."""
         assert self._nursery is not None, "run() is not running"
         arm = _Arm(set(directories), trio.current_time())
         before = _inotify_descriptors()
@@ -151,18 +160,20 @@ class Watch:
         for _ in range(2):
             await trio.lowlevel.checkpoint()
         if arm.is_dead:
-            return  # its doubt follows
+            return False  # its doubt follows
+        self._birth_backoff.reset()
         self._arms.append(arm)
         for path, inode in directories.items():
             if (former := self._covered.get(path)) is not None:
                 former[1].paths.discard(path)
-            self._covered[path] = (inode, arm)
+            self._covered[path] = (inode, arm, path)
         # Nobody else opens inotify instances here, and one arm is made at a time.
         self._looked_at = max(self._looked_at, trio.current_time())  # arming many holds everything up: no loss of ours
         made = _inotify_descriptors() - before
         if len(made) == 1:
             (arm.descriptor,) = made
             await self._check(arm, directories)
+        return True
 
     async def _check(self, arm: _Arm, directories: dict[bytes, int]) -> None:
         """Note which directories of a new arm the kernel does not watch after all: its limit was reached."""
@@ -190,8 +201,9 @@ class Watch:
         if 2 * sum(len(arm.paths) for arm in small) > len(largest.paths):
             small = arms
         old = set(map(id, small))
-        directories = {path: inode for path, (inode, arm) in self._covered.items() if id(arm) in old}
-        await self._arm(directories)
+        directories = {path: inode for path, (inode, arm, _) in self._covered.items() if id(arm) in old}
+        if not await self._arm(directories):
+            return  # the small ones go on
         self._arms = [arm for arm in self._arms if id(arm) not in old]
         assert self._nursery is not None
         await trio.lowlevel.checkpoint_if_cancelled()  # as in _arm
@@ -255,20 +267,23 @@ class Watch:
     def _forget(self, path: bytes) -> None:
         below = list(self._covered.irange(path + b"/", path + b"0", inclusive=(True, False)))
         for gone in (path, *below):
-            _, arm = self._covered.pop(gone)
+            arm = self._covered.pop(gone)[1]
             arm.paths.discard(gone)
 
     async def _bury(self, arm: _Arm, reason: str) -> None:
         """Forget a dead arm, and doubt what it watched, after a while: a lasting cause would make a busy loop."""
         arm.is_dead = True
-        if arm in self._arms:
+        has_lived = arm in self._arms
+        if has_lived:
             self._arms.remove(arm)
         for path in arm.paths:
             if self._covered.get(path, (0, None))[1] is arm:
                 del self._covered[path]
         if trio.current_time() - arm.since > LONG_LIFE_S:
             self._backoff.reset()
-        delay_s = self._backoff.next_s()
+        delay_s = (self._backoff if has_lived else self._birth_backoff).next_s()
+        if not has_lived:
+            self._rests_until = trio.current_time() + delay_s
         log.warning("watch died", directories=len(arm.paths), reason=reason, retry_s=round(delay_s, 2))
         await trio.sleep(delay_s)
         self._doubt(list(arm.paths))

@@ -447,6 +447,21 @@ def test_directories_beyond_the_watch_limit_are_swept_and_the_remedy_is_logged(
     assert running.status()[1]["roots"][0]["unwatched_directories"] > 0
 
 
+def test_watches_that_cannot_be_merged_for_want_of_an_instance_go_on(
+    limited: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    root = tmp_path / "music"
+    running = started(limited, root, max_inotify_instances=7)
+    for number in range(9):
+        (root / f"{number}").mkdir()
+        running.wait_for_event(about(music(root / f"{number}" / "1.mp3")))
+    assert "fs.inotify.max_user_instances" in running.stderr()
+    assert running.stderr().count("watch died") < 20, "each attempt is followed by a sweep"
+    for file in root.rglob("1.mp3"):
+        music(file, "changed")
+    wait_for_fold(running, root)
+
+
 @pytest.mark.parametrize("instances", [0, 1])
 def test_without_inotify_instances_everything_is_swept_and_the_remedy_is_logged(
     limited: Callable[..., Daemon], tmp_path: Path, instances: int
@@ -459,6 +474,7 @@ def test_without_inotify_instances_everything_is_swept_and_the_remedy_is_logged(
     many(root / "new", 10, 2)  # a watch of their own, for which there is no instance
     wait_for_fold(running, root)
     assert "fs.inotify.max_user_instances" in running.stderr()
+    assert running.stderr().count("watch died") < 20, "each attempt is followed by a sweep"
 
 
 def test_paths_that_are_too_long_to_open_are_said_and_do_not_hurt_others(

@@ -133,6 +133,7 @@ async def running(
     grace_s: float = GRACE_S,
     sweep_s: float = FOREVER_S,
     is_first_idle: bool = True,
+    hands: int = 4,
 ) -> AsyncIterator[Bed]:
     """Reconcile `music` and `other` in a folder until the block ends, from when they were swept on."""
     paths = tuple(os.fsencode(folder / name) for name in ("music", "other"))
@@ -162,7 +163,7 @@ async def running(
                     reconcile.finished,
                     WorkerStatistics(),
                 )
-                for _ in range(4):
+                for _ in range(hands):
                     nursery.start_soon(workers.work, receive.clone())
                 receive.close()
                 await nursery.start(reconcile.run)
@@ -467,3 +468,18 @@ async def test_a_flooded_root_is_swept_instead(tmp_path: Path, music: Path, monk
             bed.reconcile.hint(bed.at(b"storm/%d" % number))
         await bed.until(lambda: bed.told("created") == whole("a.bin", *named(range(10), "new/")))
         await bed.idle()
+
+
+async def test_a_file_of_the_bulk_that_changes_goes_before_the_bulk(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken with hundreds of others that wait for a worker; nobody has begun to read it."""
+    monkeypatch.setattr(sweeper, "RECENT_S", 0.0)  # or else all of it would settle as if it were live
+    write(music, *named(range(50)))
+    async with running(tmp_path, is_first_idle=False, hands=0) as bed:
+        waiting = bed.reconcile._ready_bulk
+        await bed.until(lambda: len(waiting) == 50)
+        last = next(reversed(waiting))
+        bed.reconcile.hint(last)
+        assert last not in waiting
+        await bed.until(lambda: list(bed.reconcile._ready_live) == [last])
