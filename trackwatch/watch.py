@@ -228,13 +228,16 @@ class Watch:
                     # Or else one directory that has gone meanwhile would keep all others from being watched.
                     ignore_permission_denied=True,
                 )
-                async with aclosing(changes):
-                    async for batch in changes:
-                        for kind, name in batch:
-                            self._tell(kind, os.fsencode(name))
-                        if arm.last_batch + len(batch) >= self._burst_changes:
-                            self._note_burst(trio.current_time())
-                        arm.last_batch = len(batch)
+                try:
+                    async with aclosing(changes):
+                        async for batch in changes:
+                            for kind, name in batch:
+                                self._tell(kind, os.fsencode(name))
+                            if arm.last_batch + len(batch) >= self._burst_changes:
+                                self._note_burst(trio.current_time())
+                            arm.last_batch = len(batch)
+                finally:
+                    arm.is_dead = True  # at once: `_arm` looks before this nursery has ended
                 nursery.cancel_scope.cancel()
         except* (OSError, WatchfilesRustInternalError) as group:
             # watchfiles dies of a single undecodable name, and of exhausted limits. What it had not told yet is lost:

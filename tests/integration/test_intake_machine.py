@@ -277,6 +277,7 @@ class IntakeMachine(RuleBasedStateMachine):
         self.furtive: set[int] = set()
         self.writers: dict[int, BinaryIO] = {}  # files that are being written
         self.story: list[str] = []
+        self.has_had_odd_names = False
         self.has_failed = False
         self.intake = Intake(self.roots, self.folder / "state")
         self.stack = ExitStack()
@@ -337,6 +338,7 @@ class IntakeMachine(RuleBasedStateMachine):
         )
 
     def _tell(self, *words: object) -> None:
+        self.has_had_odd_names |= any(not is_utf8(word) for word in words if isinstance(word, bytes))
         self.story.append(" ".join(repr(word) if isinstance(word, bytes) else str(word) for word in words))
 
     def _write(self, path: bytes, content: bytes) -> None:
@@ -358,7 +360,7 @@ class IntakeMachine(RuleBasedStateMachine):
         path = self._directory(where) + b"/" + name
         known = self.names.get(path)
         if path not in self.directories and not (known and self.contents[known] is None):
-            self._tell("write", path, content)
+            self._tell("write", path, str(content))
             self._write(path, content)
 
     @precondition(lambda self: self._file(0))
@@ -369,7 +371,7 @@ class IntakeMachine(RuleBasedStateMachine):
         before = self.contents[self.names[path]]
         if before is None:
             return
-        self._tell("write in place", path, content, how)
+        self._tell("write in place", path, str(content), how)
         times = os.stat(path)
         with open(path, "ab" if how == "append" else "r+b") as file:
             file.write(content)
@@ -383,7 +385,7 @@ class IntakeMachine(RuleBasedStateMachine):
         """A file is written under a temporary name, then renamed over another one."""
         path = self._directory(where) + b"/" + name
         if path not in self.directories:
-            self._tell("replace", path, content)
+            self._tell("replace", path, str(content))
             temporary = os.path.dirname(path) + b"/temporary.tmp"
             self._write(temporary, content)
             self._rename(temporary, path)
@@ -506,7 +508,7 @@ class IntakeMachine(RuleBasedStateMachine):
                 self._tell("mkdir", path)
                 self._make(path)
             if self._is_free(path + b"/" + name):
-                self._tell("write", path + b"/" + name, content)
+                self._tell("write", path + b"/" + name, str(content))
                 self._write(path + b"/" + name, content)
 
     @rule(which=WHICH, where=WHICH, name=DIRECTORY_NAMES, again=st.booleans())
@@ -640,8 +642,12 @@ class IntakeMachine(RuleBasedStateMachine):
                 os.unlink(old)
                 del self.names[old]
         events = self._rest()[told:]
+        expected = [[kind]]
+        if self.has_had_odd_names and kind in ("renamed", "moved"):
+            # What comes into a directory that cannot be watched may be found when its removal was told already.
+            expected.append(["deleted", "created"])
         with self._telling():
-            assert [event["event_type"] for event in events] == [kind]
+            assert [event["event_type"] for event in events] in expected
 
     @rule(
         how=st.sampled_from(["made", "moved", "removed and made again"]), which=WHICH, where=WHICH, name=DIRECTORY_NAMES
@@ -696,6 +702,15 @@ class IntakeMachine(RuleBasedStateMachine):
             for path, key in self.names.items()
             if self._is_ours(path) and (content := self.contents[key]) is not None and os.path.basename(path) in WANTED
         }
+
+
+def is_utf8(path: bytes) -> bool:
+    """Whether a path can be watched."""
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def shown(event: Any) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from tests.bed.daemon import Daemon
-from tests.bed.fold import assert_equal_fold
 from tests.integration.test_watching import AUDIO, wait_for_fold
 
 # Where nothing notifies of a change, only a sweep finds it: each 15 minutes unless told otherwise.
@@ -355,7 +354,7 @@ def test_undecodable_directories_that_are_there_at_the_start(daemon: Callable[..
     for file in files:
         music(file)
     running = started(daemon, root)
-    assert_equal_fold(running.events(), root)
+    wait_for_fold(running, root)
     for file in files:
         music(file, "changed")
     wait_for_fold(running, root)
@@ -555,10 +554,11 @@ def test_a_directory_removed_and_made_again_with_the_same_inode(daemon: Callable
         if number % 3:
             music(album / f"{number}.mp3")
     wait_for_fold(running, root)
-    assert len(set(inodes)) < len(inodes), "this file system does not hand an inode to the next directory"
     music(album / "later.mp3")
     music(album / "19.mp3", "changed")
     wait_for_fold(running, root)
+    if len(set(inodes)) == len(inodes):
+        pytest.skip("this file system did not hand any inode to the next directory")
 
 
 def test_a_renamed_directory_and_a_new_one_under_its_old_name(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -605,14 +605,20 @@ def test_a_freed_inode_with_the_old_size_and_time_is_no_move(daemon: Callable[..
     reused = 0
     for number, (file, was) in enumerate(zip(old, before, strict=True)):
         file.unlink()
-        new = root / f"{number}.flac"
-        new.write_text(f"{number}.mp3 new")
+        # Others on this machine may be quicker to take it, and give it back.
+        for attempt in range(20):
+            new = root / f"{number} {attempt}.tmp"
+            new.write_text(f"{number}.mp3 new")
+            if new.stat().st_ino == was.st_ino:
+                break
+        reused += new.stat().st_ino == was.st_ino
         os.utime(new, ns=(was.st_atime_ns, was.st_mtime_ns))
         assert new.stat().st_size == was.st_size
-        reused += new.stat().st_ino == was.st_ino
-    assert reused, "this file system does not hand an inode to the next file"
+        new.rename(root / f"{number}.flac")
     wait_for_fold(running, root)
     assert kinds(running.events()) == {"created": 21, "deleted": 10}
+    if not reused:
+        pytest.skip("this file system did not hand any inode to the next file")
 
 
 def test_an_unreadable_directory_keeps_its_files(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
