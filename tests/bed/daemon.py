@@ -175,6 +175,11 @@ class Daemon:
         """Return what the last start has said on standard error so far."""
         return self._stderr_file().read_text(errors="replace") if self.starts else ""
 
+    def wait_for_events(self, count: int, timeout_s: float = 30.0) -> list[Any]:
+        """Wait until so many events were told, and return all: it watches before the last of an import is out."""
+        self.wait_until(lambda: len(self.events()) >= count, timeout_s, f"{count} events")
+        return self.events()
+
     def wait_for_event(self, predicate: Callable[[Any], bool], timeout_s: float = 30.0, what: str = "an event") -> Any:
         """Wait until standard output has an event for which the predicate is true, and return the first one."""
         found: list[Any] = []

@@ -35,7 +35,7 @@ def started(daemon: Callable[..., Daemon], root: Path, *names: str) -> Daemon:
         (root / name).write_bytes((AUDIO / "track.mp3").read_bytes() + b"%d" % number)
     running = daemon(root)
     running.start()
-    assert len(running.events()) == len(names)
+    running.wait_for_events(len(names))
     return running
 
 
@@ -142,6 +142,7 @@ def test_a_move_to_another_file_system_is_a_move(daemon: Callable[..., Daemon], 
         shutil.copy(AUDIO / "track.mp3", roots[0] / "a.mp3")
         running = daemon(roots)
         running.start()
+        running.wait_for_events(1)
         shutil.move(roots[0] / "a.mp3", memory / "a.mp3")
         running.wait_for_event(lambda event: event["event_type"] == "moved")
         assert [event["event_type"] for event in running.events()] == ["created", "moved"]

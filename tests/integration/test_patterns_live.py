@@ -70,7 +70,7 @@ def test_deep_trees_of_another_kind_are_told_at_the_start(daemon: Callable[..., 
     files = make_trees(root, "one", "two")
     running = daemon(root, env=SYNTAX_TREES)
     running.start()
-    events = running.events()
+    events = running.wait_for_events(len(files))
     assert told(events, root) == sorted(("created", os.path.relpath(file, root)) for file in files)
     assert_described(events)
     assert_equal_fold(events, root, suffixes=SUFFIXES)
@@ -110,6 +110,7 @@ def test_a_deep_tree_that_is_moved_is_told_file_by_file(daemon: Callable[..., Da
     make_trees(root, "one")
     running = daemon(root, env=SYNTAX_TREES)
     running.start()
+    running.wait_for_events(DEPTH)
     (root / "one").rename(root / "two")
     wait_for_fold(running, root)
     later = running.events()[DEPTH:]
@@ -148,7 +149,7 @@ def test_an_excluded_directory_is_not_looked_into(daemon: Callable[..., Daemon],
         (root / directory / "1.ast.json").write_text(directory)
     running = daemon(root, env={**SYNTAX_TREES, "TRACKWATCH_EXCLUDE": "private/"})
     running.start()
-    assert told(running.events(), root) == [("created", "public/1.ast.json")]
+    assert told(running.wait_for_events(1), root) == [("created", "public/1.ast.json")]
     (root / "private" / "deep" / "1.ast.json").write_text("changed")
     (root / "private" / "new").mkdir()
     (root / "private" / "new" / "1.ast.json").write_text("new")
@@ -177,7 +178,7 @@ def test_a_change_of_the_patterns_between_two_starts_is_told(daemon: Callable[..
             (root / directory / f"1.{suffix}").write_text(f"{directory} {suffix}")
     running = daemon(root, env=SYNTAX_TREES)
     running.start()
-    assert told(running.events(), root) == [("created", "dropped/1.ast.json"), ("created", "kept/1.ast.json")]
+    assert told(running.wait_for_events(2), root) == [("created", "dropped/1.ast.json"), ("created", "kept/1.ast.json")]
     assert running.stop() == 0
     running.env |= {"TRACKWATCH_INCLUDE": "*.ast.json,*.txt", "TRACKWATCH_EXCLUDE": "dropped/"}
     running.start()

@@ -51,7 +51,7 @@ def test_an_import_prints_each_file_with_the_hashes_that_openssl_gives(
     root = library(60)
     running = daemon(root)
     running.start()
-    events = running.events()
+    events = running.wait_for_events(60)
     assert len(events) == 60
     printed = subprocess.run(
         ["openssl", "dgst", "-sha256", "-r", *[event["file_path"] for event in events]],
@@ -253,7 +253,7 @@ def test_files_of_priority_are_told_before_the_others(
     running = daemon(root, env={"TRACKWATCH_PRIORITY": "zz last/", "MAX_CONCURRENT_FILES": "8"})
     wait_until_old(urgent)
     running.start()
-    first = [event["relative_path"] for event in running.events()[:20]]
+    first = [event["relative_path"] for event in running.wait_for_events(420)[:20]]
     assert all(path.startswith("zz last/") for path in first), first
     assert_equal_fold(running.events(), root)
 
