@@ -174,7 +174,7 @@ async def _keep_outbox_small(store: Store, reader: Reader, reconcile: Reconcile,
         prune = partial(_prune, store.now_us() - keep_us)
         while await store.write(prune) == PRUNE_ROWS:
             pass
-        waiting = (await reader.read(outbox.totals)).pending
+        waiting = await reader.read(outbox.count_pending)
         reconcile.hold_back(waiting >= settings.outbox_max)
         await trio.sleep(OUTBOX_LOOK_S)
 

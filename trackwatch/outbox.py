@@ -175,6 +175,12 @@ def totals(conn: sqlite3.Connection) -> OutboxTotals:
     return OutboxTotals(events, waiting - parked, parked, oldest[0] if oldest else None)
 
 
+def count_pending(conn: sqlite3.Connection) -> int:
+    """Return how many events wait, parked ones too, without looking at the published ones: there may be millions."""
+    count: int = conn.execute("SELECT count(*) FROM outbox_pending").fetchone()[0]
+    return count
+
+
 def prune(conn: sqlite3.Connection, before_us: int, limit: int) -> int:
     """Delete at most `limit` published events older than a moment; return how many went."""
     # In the order of the ids, which is that of time: by `seq` SQLite would read the whole table to find nothing.

@@ -26,9 +26,9 @@ from watchfiles._rust_notify import WatchfilesRustInternalError  # not exported,
 from trackwatch.backoff import Backoff
 
 # After the first change of a batch, wait this long for a quiet moment, at the most that long in all: a change is told
-# within 45-60 ms when it comes alone, and within half a second in a steady stream. The watching thread wakes up at
+# within two steps when it comes alone, and within half a second in a steady stream. The watching thread wakes up at
 # each step, changes or none: at 20 ms that was 0.35 % of a processor.
-STEP_MS, DEBOUNCE_MS = 30, 400
+STEP_MS, DEBOUNCE_MS = 40, 400
 # How often the watching thread looks whether it should stop, when nothing stops it (a sibling task does, at once).
 STOP_LOOK_MS = 5_000
 # An old arm is listened to this long after its successor was armed: whatever it has seen, it has told by then.
