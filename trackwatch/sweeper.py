@@ -179,7 +179,9 @@ class Sweeper:
     def is_hasty(self, root_id: int) -> bool:
         """Whether a sweep of a root is asked for, or under way for a reason: what vanished may turn up in it."""
         state = self.states[root_id]
-        return self._asked[root_id].is_set() or (state.is_sweeping and state.in_haste and not state.is_concluding)
+        if state.is_sweeping and state.is_concluding:
+            return False  # it waits for the removals itself: another one asked for meanwhile must not hold them back
+        return self._asked[root_id].is_set() or (state.is_sweeping and state.in_haste)
 
     @property
     def is_sweeping(self) -> bool:
