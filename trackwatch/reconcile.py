@@ -18,7 +18,7 @@ import trio
 from trackwatch import catalogue
 from trackwatch.look import Kind, Lookout, Sighting
 from trackwatch.record import Absent, Change, Ledger, Present
-from trackwatch.settle import DirtySet, Due, Rest
+from trackwatch.settle import DirtySet, Due, Heard, Rest
 from trackwatch.store import Reader, Store
 from trackwatch.sweep import Wanted
 from trackwatch.sweeper import Findings, RootState, Sweeper
@@ -53,6 +53,12 @@ class Job:
     path: bytes  # absolute
 
 
+@dataclass(slots=True)
+class _Vanished:
+    until: float  # its grace ends then
+    heard: Heard  # when it was found to be gone
+
+
 class Reconcile:
     """See the module's docstring. `hint` may be called at any time from the event loop, and never blocks."""
 
@@ -79,10 +85,10 @@ class Reconcile:
         self._had_files = False  # at the start: a first import has nothing to compare with
         self._ready_live: OrderedDict[Location, Job] = OrderedDict()
         self._ready_bulk: OrderedDict[Location, Job] = OrderedDict()
-        self._vanished: dict[Location, float] = {}  # when its grace ends; in that order
+        self._vanished: dict[Location, _Vanished] = {}  # in the order in which their graces end
         self._goes_first = wanted.priority or (lambda _path: False)
         self._trust = Trust(roots)
-        self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand)
+        self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand, self._heard)
         self._believed: set[int] = set()  # roots whose vanished files are told however many they are
         self._other_names: dict[Location, tuple[Location, ...]] = {}  # of files in a worker's hand; see Sighting.also
         self._newest_until: dict[int, float] = {}  # of a root: when the grace of what vanished last ends
@@ -110,17 +116,17 @@ class Reconcile:
         """The state of each root."""
         return list(self._sweeper.states.values())
 
-    def hint_path(self, path: bytes) -> None:
-        """Note that something may have happened at an absolute path."""
+    def hint_path(self, path: bytes, is_name: bool) -> None:
+        """Note what was heard of an absolute path: that its name came or went, or that it was changed in place."""
         for root in self._roots.values():
             relative = root.relative(path)
             if relative is not None:
-                self.hint(Location(root.id, relative))
+                self.hint(Location(root.id, relative), Heard.NAME if is_name else Heard.CONTENT)
                 return
 
-    def hint(self, location: Location) -> None:
-        """Note that something may have happened at a location."""
-        self._settle.hint(location, trio.current_time())
+    def hint(self, location: Location, heard: Heard = Heard.NOTHING) -> None:
+        """Note that something may have happened at a location, and what was heard of it, if anything."""
+        self._settle.hint(location, trio.current_time(), heard)
         if self._ready_bulk.pop(location, None) is not None:
             self.finished(location, Rest.DONE)  # nobody has begun to read it, and now it is live
         self._work.set()
@@ -222,7 +228,7 @@ class Reconcile:
         due_at = self._settle.next_due_at(bulk=not self._ready_bulk)
         moments = [] if due_at is None else [due_at]
         if self._vanished:
-            grace_ends_at = next(iter(self._vanished.values()))
+            grace_ends_at = next(iter(self._vanished.values())).until
             moments.append(max(grace_ends_at, trio.current_time() + VANISH_LOOK_S))
         return min(moments, default=float("inf"))
 
@@ -243,7 +249,7 @@ class Reconcile:
         elsewhere: list[Sighting] = []
         for seen in sightings:
             location = seen.due.location
-            self._hold(Location(location.root_id, path) for path in seen.gone)
+            self._hold(seen)
             match seen.kind:
                 case Kind.CHANGED:
                     job = Job(seen.due, self._roots[location.root_id].absolute(location.path))
@@ -269,15 +275,28 @@ class Reconcile:
             fits = await self._store.write(partial(_record_all, changes))
             for seen, fit in zip(elsewhere, fits, strict=True):
                 # What did not fit was overtaken by other news of its old path: look again.
-                self._settle.finished(seen.due.location, Rest.DONE if fit else Rest.LATER, trio.current_time())
+                now, location = trio.current_time(), seen.due.location
+                is_done = fit and not (seen.is_doubtful and seen.due.is_live)
+                self._settle.finished(location, Rest.DONE if is_done else Rest.LATER, now)
+                if is_done and seen.is_doubtful:
+                    self._settle.bulk([location], now)
 
     # Vanished files
 
-    def _hold(self, locations: Iterable[Location]) -> None:
+    def _heard(self, location: Location) -> Heard | None:
+        if self._sweeper.is_hasty(location.root_id):
+            return Heard.CONTENT  # what was missed, and is swept for, may have been that
+        heard = self._settle.heard(location)
+        vanished = self._vanished.get(location)
+        return heard if vanished is None else vanished.heard | (heard or Heard.NOTHING)
+
+    def _hold(self, seen: Sighting) -> None:
         until = trio.current_time() + self._grace_s
-        for location in locations:
-            if self._sweeper.states[location.root_id].suspect_since is None:  # else a sweep decides
-                self._add_vanished(location, until)
+        at = seen.due.location
+        for path in seen.gone:
+            if self._sweeper.states[at.root_id].suspect_since is None:  # else a sweep decides
+                heard = seen.due.heard if path == at.path else Heard.NOTHING
+                self._add_vanished(Location(at.root_id, path), until, heard)
 
     def _vanish(self, locations: Iterable[Location], believed: bool) -> None:
         """Take what a sweep found missing; a mass of it is only told if it is `believed`."""
@@ -286,12 +305,14 @@ class Reconcile:
             if believed:
                 self._believed.add(location.root_id)
             if believed or self._sweeper.states[location.root_id].suspect_since is None:
-                self._add_vanished(location, until)
+                self._add_vanished(location, until, Heard.NOTHING)
         self._work.set()
 
-    def _add_vanished(self, location: Location, until: float) -> None:
-        if location not in self._vanished:
-            self._vanished[location] = until
+    def _add_vanished(self, location: Location, until: float, heard: Heard) -> None:
+        if location in self._vanished:
+            self._vanished[location].heard |= heard
+        else:
+            self._vanished[location] = _Vanished(until, heard)
             self._newest_until[location.root_id] = until
 
     async def _wait_let_go(self, root_id: int) -> None:
@@ -301,19 +322,19 @@ class Reconcile:
     async def _let_go(self) -> None:
         """Record the removal of what vanished and did not turn up elsewhere within its grace."""
         now = trio.current_time()
-        ended = list(islice(takewhile(lambda item: item[1] <= now, self._vanished.items()), LOOK_MAX))
+        ended = list(islice(takewhile(lambda item: item[1].until <= now, self._vanished.items()), LOOK_MAX))
         if not ended:
             return
         oldest_at = -math.inf if self._sweeper.has_subtrees else self._settle.oldest_at()
         growing = self._growing(now)
         released = [
             location
-            for location, until in ended
+            for location, held in ended
             if not self._settle.is_in_hand(location)
             and (
-                until + VANISH_MAX_S <= now
+                held.until + VANISH_MAX_S <= now
                 or (
-                    until - self._grace_s < oldest_at
+                    held.until - self._grace_s < oldest_at
                     and location.root_id not in growing
                     and not self._sweeper.is_hasty(location.root_id)
                 )

@@ -74,11 +74,12 @@ class _Arm:
 class Watch:
     """Watches directories while `run` runs.
 
-    `hint` is called with the absolute path of whatever may have changed; `doubt` with the directories whose changes may
-    have been missed (they may be no longer watched: sweep them, and `cover` them again).
+    `hint` is called with the absolute path of whatever may have changed, and whether its name came or went (or else it
+    was changed in place; both within one batch are told as the name alone); `doubt` with the directories whose changes
+    may have been missed (they may be no longer watched: sweep them, and `cover` them again).
     """
 
-    def __init__(self, hint: Callable[[bytes], None], doubt: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, hint: Callable[[bytes, bool], None], doubt: Callable[[list[bytes]], None]) -> None:
         self._hint = hint
         self._doubt = doubt
         self._covered: SortedDict = SortedDict()  # path -> (inode, arm, the path itself)
@@ -245,10 +246,11 @@ class Watch:
             await self._bury(arm, _reason(group))
 
     def _tell(self, kind: Change, path: bytes) -> None:
-        if kind is not Change.modified and path in self._covered:
+        is_name = kind is not Change.modified
+        if is_name and path in self._covered:
             # The directory has gone, or another has come in its place, perhaps with the same inode number.
             self._forget(path)
-        self._hint(path)
+        self._hint(path, is_name)
 
     def _note_burst(self, now: float) -> None:
         began_at, _ = self._burst or (now, now)

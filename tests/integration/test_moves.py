@@ -179,3 +179,47 @@ def test_a_moved_directory_of_a_thousand_files_is_told_without_reading_them(
     assert [event["event_type"] for event in running.events()[1000:]] == ["moved"] * 1000
     # The database and /proc are read as well: a small part of the 50 MB that the files hold.
     assert read < 10_000_000
+
+
+def test_files_moved_one_by_one_into_a_new_directory_are_told_without_reading_them(
+    daemon: Callable[..., Daemon], library: Callable[..., Path]
+) -> None:
+    root = library(200, size_bytes=200_000)
+    running = daemon(root)
+    running.start()
+    before = bytes_read(running.pid)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    (root / "new").mkdir()
+    for number, file in enumerate(files):
+        file.rename(root / "new" / f"{number}{file.suffix}")
+    wait_for_fold(running, root)
+    read = bytes_read(running.pid) - before
+    assert [event["event_type"] for event in running.events()[200:]] == ["moved"] * 200
+    assert read < 10_000_000  # of 40 MB
+
+
+def tag_in_secret(file: Path, new_name: str) -> None:
+    """Do what tag editors can be told to: write within the padding, put the times back, rename after the tags."""
+    times = file.stat()
+    with file.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"#")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    file.rename(file.with_name(new_name))
+
+
+def test_a_file_whose_tags_were_changed_in_secret_before_it_was_renamed_has_moved_and_changed(
+    daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """Size and modification time are what they were, and a new name changes the ctime like a new content does."""
+    root = tmp_path / "music"
+    root.mkdir()
+    running = started(daemon, root, "a.mp3", "other.mp3")
+    tag_in_secret(root / "a.mp3", "b.mp3")
+    wait_for_fold(running, root)
+    assert told(running, 2) == [("renamed", "b.mp3", "a.mp3"), ("modified", "b.mp3", None)]
+    running.stop()
+    tag_in_secret(root / "other.mp3", "c.mp3")
+    running.start()
+    wait_for_fold(running, root)
+    assert told(running, 4) == [("renamed", "c.mp3", "other.mp3"), ("modified", "c.mp3", None)]
