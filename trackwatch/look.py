@@ -7,6 +7,7 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -65,6 +66,7 @@ class Lookout:
     trust: Trust
     is_in_hand: Callable[[Location], bool]
     heard: Callable[[Location], Heard | None]
+    quiet_s: float = 0.0  # what was changed more recently than this, by its own ctime, is not at rest yet
 
     def look_at_all(self, batch: Sequence[Due], conn: sqlite3.Connection) -> list[Sighting]:
         """Look at each of some paths that were taken together.
@@ -101,9 +103,16 @@ class Lookout:
         if known is not None and known.signature.unchanged_since(seen):
             is_denied = seen_links > 1 and self._is_denied(known, conn)
             return Sighting(due, Kind.CHANGED if is_denied else Kind.UNCHANGED, gone=below)
+        if self._is_restless(due, seen):
+            return Sighting(due, Kind.LATER, gone=below)
         if known is None or known.signature.inode != seen.inode:
             return replace(self._trace(due, path, seen, glance, together), gone=below, also=also)
         return Sighting(due, Kind.CHANGED, gone=below, also=also)
+
+    def _is_restless(self, due: Due, seen: Signature) -> bool:
+        """Whether a file was changed so recently that it is not at rest, though the last hint of it is older."""
+        age_ns = time.time_ns() - seen.ctime_ns
+        return due.is_live and not due.at_ceiling and 0 <= age_ns < self.quiet_s * 1e9
 
     def _is_denied(self, known: Entry, conn: sqlite3.Connection) -> bool:
         """Whether the very same file is known with another content under another name: one of the two was a guess."""

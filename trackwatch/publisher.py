@@ -19,13 +19,14 @@ from trackwatch.backoff import Backoff
 from trackwatch.errors import BrokerRefused, BrokerUnavailable, SinkClosed
 from trackwatch.event import Outcome, Outgoing, Verdict
 from trackwatch.record import Ledger
-from trackwatch.store import Reader, Store
+from trackwatch.store import LogMark, Reader, Store
 from trackwatch.values import Unroutable
 
 # Enough to keep the connection busy while confirms are on their way, little to send again when it breaks.
 BATCH_EVENTS = 200
-# Rows may become pending without a commit of ours: `trackwatch replay` writes beside the daemon.
-POLL_S = 1.0
+# Rows may become pending without a commit of ours: `trackwatch replay` writes beside the daemon. Looking at the log's
+# file is enough to notice; the database itself is asked as well, now and then.
+POLL_S, POLL_MAX_S = 1.0, 10.0
 # How soon a broker's alarm shows in status.
 ALARM_LOOK_S = 1.0
 # A session that published nothing and lasted this long was a good one with nothing to do.
@@ -166,15 +167,14 @@ class Publisher:
     async def _pump(self, sink: Sink) -> NoReturn:
         limit = BATCH_EVENTS
         while True:
-            committed = self._store.next_commit()
+            committed, log_mark = self._store.next_commit(), self._store.log_mark()
             waiting = len(self._waiting_for_empty)
             batch = await self._reader.read(partial(outbox.pending, limit=limit))
             if not batch:
                 for empty in self._waiting_for_empty[:waiting]:
                     empty.set()
                 del self._waiting_for_empty[:waiting]
-                with trio.move_on_after(POLL_S):
-                    await committed.wait()
+                await self._wait_for_commit(committed, log_mark)
                 continue
             held = await self._publish(sink, one_for_each_path(batch))
             if held is None:
@@ -187,6 +187,13 @@ class Publisher:
                 limit = 1
                 self._say(*held)
                 await trio.sleep(self._held.next_s())
+
+    async def _wait_for_commit(self, committed: trio.Event, log_mark: LogMark) -> None:
+        """Return after a commit of ours, and soon after one of another process (`trackwatch replay`)."""
+        with trio.move_on_after(POLL_MAX_S):
+            while not committed.is_set() and self._store.log_mark() == log_mark:
+                with trio.move_on_after(POLL_S):
+                    await committed.wait()
 
     async def _publish(self, sink: Sink, batch: Sequence[Outgoing]) -> tuple[BrokerWord, str] | None:
         """Send one batch and mark its outcomes; return why some of it must be held, if so."""

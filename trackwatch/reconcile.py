@@ -88,7 +88,7 @@ class Reconcile:
         self._vanished: dict[Location, _Vanished] = {}  # in the order in which their graces end
         self._goes_first = wanted.priority or (lambda _path: False)
         self._trust = Trust(roots)
-        self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand, self._heard)
+        self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand, self._heard, settle.quiet_s)
         self._believed: set[int] = set()  # roots whose vanished files are told however many they are
         self._other_names: dict[Location, tuple[Location, ...]] = {}  # of files in a worker's hand; see Sighting.also
         self._newest_until: dict[int, float] = {}  # of a root: when the grace of what vanished last ends
@@ -116,17 +116,24 @@ class Reconcile:
         """The state of each root."""
         return list(self._sweeper.states.values())
 
-    def hint_path(self, path: bytes, is_name: bool) -> None:
-        """Note what was heard of an absolute path: that its name came or went, or that it was changed in place."""
+    def hint_path(self, path: bytes, is_name: bool, quiet_s: float = 0.0) -> None:
+        """Note what was heard of an absolute path: that its name came or went, or that it was changed in place.
+
+        It may have been quiet for a while since; whether it has, a look will tell.
+        """
         for root in self._roots.values():
             relative = root.relative(path)
             if relative is not None:
-                self.hint(Location(root.id, relative), Heard.NAME if is_name else Heard.CONTENT)
+                heard = Heard.NAME if is_name else Heard.CONTENT
+                self._hint(Location(root.id, relative), trio.current_time() - quiet_s, heard)
                 return
 
-    def hint(self, location: Location, heard: Heard = Heard.NOTHING) -> None:
-        """Note that something may have happened at a location, and what was heard of it, if anything."""
-        self._settle.hint(location, trio.current_time(), heard)
+    def hint(self, location: Location) -> None:
+        """Note that something may have happened at a location, of which nothing was heard."""
+        self._hint(location, trio.current_time(), Heard.NOTHING)
+
+    def _hint(self, location: Location, at: float, heard: Heard) -> None:
+        self._settle.hint(location, at, heard)
         if self._ready_bulk.pop(location, None) is not None:
             self.finished(location, Rest.DONE)  # nobody has begun to read it, and now it is live
         self._work.set()

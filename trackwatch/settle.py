@@ -78,7 +78,7 @@ class DirtySet:
     """See the module's docstring. Times are seconds of a monotonic clock."""
 
     def __init__(self, *, quiet_s: float, ceiling_s: float) -> None:
-        self._quiet_s = quiet_s
+        self.quiet_s = quiet_s
         self._ceiling_s = ceiling_s
         self._waiting: dict[Location, _Dirty] = {}  # live lane
         self._bulk: OrderedDict[Location, _Dirty] = OrderedDict()
@@ -101,7 +101,7 @@ class DirtySet:
         dirty = self._waiting.get(location) or bulk
         if dirty is not None and dirty.is_live:
             first_at = dirty.first_at
-        self._wait(location, first_at, now, self._quiet_s, heard)
+        self._wait(location, first_at, now, self.quiet_s, heard)
 
     def bulk(self, locations: Iterable[Location], now: float) -> None:
         """Put paths that a sweep found into the bulk lane; those that are dirty already stay as they are."""
@@ -133,9 +133,9 @@ class DirtySet:
         self._bulk_in_hand -= not dirty.is_live
         if rest is Rest.DONE:
             if dirty.again_at is not None:
-                self._wait(location, dirty.again_at, dirty.last_at, self._quiet_s, dirty.heard_again)
+                self._wait(location, dirty.again_at, dirty.last_at, self.quiet_s, dirty.heard_again)
             return
-        quiet_s = UNKNOWN_WRITER_QUIET_S if rest is Rest.UNSURE else self._quiet_s
+        quiet_s = UNKNOWN_WRITER_QUIET_S if rest is Rest.UNSURE else self.quiet_s
         last_at = now if rest is Rest.MOVED_ON else dirty.last_at
         # After the ceiling was reached and the look failed all the same, a new period begins; and what a path waited in
         # the bulk lane was no change of it.

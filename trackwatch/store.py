@@ -32,6 +32,7 @@ from trackwatch.mounts import mount_of, read_mounts
 from trackwatch.record import Ledger
 
 T = TypeVar("T")
+LogMark = tuple[int, int] | None
 
 APPLICATION_ID = int.from_bytes(b"TRWA")
 BUSY_TIMEOUT_S = 5.0
@@ -98,6 +99,7 @@ class Store:
         self._conn = conn
         self._ledger = ledger
         self._identity = _identity(path)
+        self._log_path = f"{path}-wal"
         self._send, self._receive = trio.open_memory_channel[_Request](WAITING_MAX)
         self._limiter = trio.CapacityLimiter(1)
         self._committed = trio.Event()
@@ -123,6 +125,14 @@ class Store:
     def next_commit(self) -> trio.Event:
         """Return what will be set by the next commit of this process; take it before looking, then wait."""
         return self._committed
+
+    def log_mark(self) -> LogMark:
+        """Return what is different after each commit of any process, nearly always: two may fall into one tick."""
+        try:
+            stat = os.stat(self._log_path)
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size
 
     def wake(self) -> None:
         """Wake whoever waits for the next commit, to look again now."""

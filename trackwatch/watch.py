@@ -1,7 +1,9 @@
 """The watcher: turns the kernel's notifications into hints, and says when it may have missed some. Knows watchfiles.
 
 It watches explicit lists of real directories (recursive watches lose files of new directories, follow symlinks, and
-stop half-way at the first error, all in silence). The lists are arms: each is one awatch, one inotify instance.
+stop half-way at the first error, all in silence). The lists are arms: each is one watcher of watchfiles, one inotify
+instance. We drive watchfiles' own engine instead of its `awatch`, which keeps all names and one step for ever: here the
+watching thread takes short steps while something happens, and long ones in between.
 New directories get a small arm of their own; small arms are merged, the new one armed before the old ones stop, because
 stopping first loses what happens in between. A hint may be late, doubled or missing; sweeping is what makes it true.
 Whether the kernel really watches what it was asked to is read from /proc/self/fdinfo, where that exists: a limit that
@@ -14,25 +16,26 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import structlog
 import trio
 from sortedcontainers import SortedDict
-from watchfiles import Change, awatch
-from watchfiles._rust_notify import WatchfilesRustInternalError  # not exported, and RuntimeError would hide our defects
+from watchfiles import Change
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # documented there, and not exported
 
 from trackwatch.backoff import Backoff
 
 # After the first change of a batch, wait this long for a quiet moment, at the most that long in all: a change is told
 # within two steps when it comes alone, and within half a second in a steady stream. The watching thread wakes up at
-# each step, changes or none: at 20 ms that was 0.35 % of a processor.
-STEP_MS, DEBOUNCE_MS = 40, 400
-# How often the watching thread looks whether it should stop, when nothing stops it (a sibling task does, at once).
-STOP_LOOK_MS = 5_000
+# each step, changes or none, and needs the interpreter then: at 20 ms that is 0.35 % of a processor.
+STEP_MS, DEBOUNCE_MS = 20, 400
+# The step when nothing has happened for so long.
+IDLE_STEP_MS, IDLE_MS = 100, 5_000
+# Then a call of the engine ends after so long, for no other reason than to end some time: a stop is seen at each step.
+IDLE_CALL_MS = 60_000
 # An old arm is listened to this long after its successor was armed: whatever it has seen, it has told by then.
-DRAIN_S = (DEBOUNCE_MS + 2 * STEP_MS) / 1000 + 0.1
+DRAIN_S = (DEBOUNCE_MS + 2 * IDLE_STEP_MS) / 1000 + 0.1
 # Each arm costs an inotify instance (often 128 a user) and threads.
 ARMS_MAX = 6
 # An arm that lived this long did not die of what killed the one before.
@@ -62,11 +65,11 @@ class Watched:
 
 @dataclass(slots=True, eq=False)
 class _Arm:
+    watcher: RustNotify
     paths: set[bytes]
     since: float
     stop: trio.Event = field(default_factory=trio.Event)
     descriptor: int | None = None  # of its inotify instance; None where /proc does not tell
-    is_dead: bool = False
     last_batch: int = 0  # how many changes it told last
     is_comparable: bool = False  # whether this file system's watches bear the inode numbers that stat tells
 
@@ -74,12 +77,13 @@ class _Arm:
 class Watch:
     """Watches directories while `run` runs.
 
-    `hint` is called with the absolute path of whatever may have changed, and whether its name came or went (or else it
-    was changed in place; both within one batch are told as the name alone); `doubt` with the directories whose changes
-    may have been missed (they may be no longer watched: sweep them, and `cover` them again).
+    `hint` is called with the absolute path of whatever may have changed, whether its name came or went (or else it was
+    changed in place; both within one batch are told as the name alone), and for how many seconds it may have been quiet
+    since; `doubt` with the directories whose changes may have been missed (they may be no longer watched: sweep them,
+    and `cover` them again).
     """
 
-    def __init__(self, hint: Callable[[bytes, bool], None], doubt: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, hint: Callable[[bytes, bool, float], None], doubt: Callable[[list[bytes]], None]) -> None:
         self._hint = hint
         self._doubt = doubt
         self._covered: SortedDict = SortedDict()  # path -> (inode, arm, the path itself)
@@ -151,18 +155,21 @@ class Watch:
     async def _arm(self, directories: dict[bytes, int]) -> bool:
         """Watch these directories by one more instance; False if none is to be had."""
         assert self._nursery is not None, "run() is not running"
-        arm = _Arm(set(directories), trio.current_time())
         before = _inotify_descriptors()
         # If we were cancelled while we waited for our turn, or for a thread, then the nursery has been as well.
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._nursery.start_soon(self._listen, arm)
-        # awatch builds its watcher in its first step, before it waits for anything. A task that was started has taken
-        # that step after two checkpoints: the first may run before it in the same round of the scheduler.
-        for _ in range(2):
-            await trio.lowlevel.checkpoint()
-        if arm.is_dead:
-            return False  # its doubt follows
+        try:
+            # What ignores denied permissions also goes on after a directory that has gone meanwhile, which would
+            # otherwise keep all others from being watched.
+            watcher = RustNotify(list(map(os.fsdecode, directories)), False, False, 0, False, True)
+        except (OSError, WatchfilesRustInternalError) as error:
+            delay_s = self._birth_backoff.next_s()
+            self._rests_until = trio.current_time() + delay_s
+            self._nursery.start_soon(self._bury, list(directories), _reason(error), delay_s)
+            return False
         self._birth_backoff.reset()
+        arm = _Arm(watcher, set(directories), trio.current_time())
+        self._nursery.start_soon(self._listen, arm)
         self._arms.append(arm)
         for path, inode in directories.items():
             if (former := self._covered.get(path)) is not None:
@@ -212,45 +219,49 @@ class Watch:
 
     async def _listen(self, arm: _Arm) -> None:
         """Pass on what one arm says, until it is stopped or dies."""
-        names = [os.fsdecode(path) for path in arm.paths]
+        # Nothing else takes its thread, however many others are busy.
+        thread = trio.CapacityLimiter(1)
         try:
-            # The cancellation of awatch itself takes up to STOP_LOOK_MS; setting its event ends it within STEP_MS.
+            # A thread cannot be cancelled; it looks at its event at each step.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_when_cancelled, arm.stop)
-                changes = awatch(
-                    *names,
-                    watch_filter=None,
-                    debounce=DEBOUNCE_MS,
-                    step=STEP_MS,
-                    stop_event=arm.stop,
-                    rust_timeout=STOP_LOOK_MS,
-                    force_polling=False,
-                    recursive=False,
-                    # Or else one directory that has gone meanwhile would keep all others from being watched.
-                    ignore_permission_denied=True,
-                )
-                try:
-                    async with aclosing(changes):
-                        async for batch in changes:
-                            for kind, name in batch:
-                                self._tell(kind, os.fsencode(name))
-                            if arm.last_batch + len(batch) >= self._burst_changes:
-                                self._note_burst(trio.current_time())
-                            arm.last_batch = len(batch)
-                finally:
-                    arm.is_dead = True  # at once: `_arm` looks before this nursery has ended
+                step_ms, call_ms = STEP_MS, IDLE_MS
+                while not arm.stop.is_set():
+                    batch = await trio.to_thread.run_sync(
+                        arm.watcher.watch, DEBOUNCE_MS, step_ms, call_ms, arm.stop, limiter=thread
+                    )
+                    if isinstance(batch, str):  # "timeout", or "stop"
+                        step_ms, call_ms = IDLE_STEP_MS, IDLE_CALL_MS
+                        continue
+                    self._take(arm, batch, quiet_s=step_ms / 1000)
+                    step_ms, call_ms = STEP_MS, IDLE_MS
                 nursery.cancel_scope.cancel()
         except* (OSError, WatchfilesRustInternalError) as group:
-            # watchfiles dies of a single undecodable name, and of exhausted limits. What it had not told yet is lost:
-            # the sweep that the doubt asks for finds it.
-            await self._bury(arm, _reason(group))
+            # watchfiles dies of a single undecodable name. What it had not told yet is lost: the sweep that the doubt
+            # asks for finds it.
+            if arm in self._arms:
+                self._arms.remove(arm)
+            for path in arm.paths:
+                if self._covered.get(path, (0, None))[1] is arm:
+                    del self._covered[path]
+            if trio.current_time() - arm.since > LONG_LIFE_S:
+                self._backoff.reset()
+            arm.watcher.close()  # now: instances are scarce
+            await self._bury(list(arm.paths), _reason(group), self._backoff.next_s())
+        finally:
+            arm.watcher.close()
 
-    def _tell(self, kind: Change, path: bytes) -> None:
-        is_name = kind is not Change.modified
-        if is_name and path in self._covered:
-            # The directory has gone, or another has come in its place, perhaps with the same inode number.
-            self._forget(path)
-        self._hint(path, is_name)
+    def _take(self, arm: _Arm, batch: set[tuple[int, str]], *, quiet_s: float) -> None:
+        for kind, name in batch:
+            path = os.fsencode(name)
+            is_name = kind != Change.modified
+            if is_name and path in self._covered:
+                # The directory has gone, or another has come in its place, perhaps with the same inode number.
+                self._forget(path)
+            self._hint(path, is_name, quiet_s)
+        if arm.last_batch + len(batch) >= self._burst_changes:
+            self._note_burst(trio.current_time())
+        arm.last_batch = len(batch)
 
     def _note_burst(self, now: float) -> None:
         began_at, _ = self._burst or (now, now)
@@ -275,23 +286,11 @@ class Watch:
             arm = self._covered.pop(gone)[1]
             arm.paths.discard(gone)
 
-    async def _bury(self, arm: _Arm, reason: str) -> None:
-        """Forget a dead arm, and doubt what it watched, after a while: a lasting cause would make a busy loop."""
-        arm.is_dead = True
-        has_lived = arm in self._arms
-        if has_lived:
-            self._arms.remove(arm)
-        for path in arm.paths:
-            if self._covered.get(path, (0, None))[1] is arm:
-                del self._covered[path]
-        if trio.current_time() - arm.since > LONG_LIFE_S:
-            self._backoff.reset()
-        delay_s = (self._backoff if has_lived else self._birth_backoff).next_s()
-        if not has_lived:
-            self._rests_until = trio.current_time() + delay_s
-        log.warning("watch died", directories=len(arm.paths), reason=reason, retry_s=round(delay_s, 2))
+    async def _bury(self, paths: list[bytes], reason: str, delay_s: float) -> None:
+        """Doubt what a dead arm watched, after a while: a lasting cause would make a busy loop."""
+        log.warning("watch died", directories=len(paths), reason=reason, retry_s=round(delay_s, 2))
         await trio.sleep(delay_s)
-        self._doubt(list(arm.paths))
+        self._doubt(paths)
 
 
 def _inotify_descriptors() -> set[int]:

@@ -116,7 +116,7 @@ async def hinted(
     async with reconciling(root, state, describe=describe) as reconcile:
         paths = await trio.to_thread.run_sync(_files, root, count)
         # What the watcher says by itself would come on top.
-        reconcile._watch._hint = lambda _path, _is_name: None
+        reconcile._watch._hint = lambda _path, _is_name, _quiet_s: None
         await trio.to_thread.run_sync(change, paths)
         await trio.sleep(1)
         idle, busy = Delay(), Delay()

@@ -82,7 +82,7 @@ class Bed:
 
     def deafen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let the watch miss everything, as it may; patched, because no real loss can be provoked each time."""
-        monkeypatch.setattr(self.watch, "_tell", lambda _kind, _path: None)
+        monkeypatch.setattr(self.watch, "_take", lambda _arm, _batch, *, quiet_s: None)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so."""

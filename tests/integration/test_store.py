@@ -123,6 +123,17 @@ async def test_a_commit_wakes_who_waits_for_it(tmp_path: Path) -> None:
         assert opened.appended == {"created": 1}
 
 
+async def test_the_mark_of_the_log_shows_the_commits_of_others(tmp_path: Path) -> None:
+    """As `trackwatch replay` makes them beside the daemon."""
+    async with running(tmp_path) as opened:
+        await opened.write(recording("a.mp3"))
+        before = opened.log_mark()
+        assert before is not None
+        with open_beside(tmp_path, writing=True) as conn, conn:
+            outbox.replay(conn, [1])
+        assert opened.log_mark() != before
+
+
 async def test_a_reader_cannot_write(tmp_path: Path) -> None:
     """There is one writer."""
     async with running(tmp_path) as opened:

@@ -16,7 +16,7 @@ from watchfiles import Change, awatch
 from watchfiles._rust_notify import WatchfilesRustInternalError  # not exported; `watch` catches it by this name
 
 from trackwatch.mounts import mount_of, read_mounts
-from trackwatch.watch import STEP_MS, STOP_LOOK_MS, _inotify_descriptors, _watched_inodes
+from trackwatch.watch import IDLE_CALL_MS, STEP_MS, _inotify_descriptors, _watched_inodes
 
 DEADLINE_S = 15.0
 Seen = set[tuple[Change, Path]]
@@ -37,7 +37,7 @@ async def watching(
             debounce=10 * STEP_MS,
             step=STEP_MS,
             stop_event=stop,
-            rust_timeout=STOP_LOOK_MS,
+            rust_timeout=IDLE_CALL_MS,
             force_polling=False,
             recursive=recursive,
             ignore_permission_denied=ignore_permission_denied,
