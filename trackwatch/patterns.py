@@ -49,7 +49,7 @@ _AUDIO_GLOBS = tuple(
 )
 
 # A sweep goes through one directory after the other; this many cover its way back up in any library.
-_DIRECTORIES_KEPT = 8192
+_DIRECTORIES_KEPT = 1024
 
 
 def problem_of(pattern: str) -> str | None:
