@@ -220,11 +220,9 @@ def remove(conn: sqlite3.Connection, file_id: int) -> None:
     conn.execute("DELETE FROM catalogue WHERE id = ?", (file_id,))
 
 
-def renumber_device(conn: sqlite3.Connection, root_id: int, old_dev: int, new_dev: int) -> None:
-    """Note that a root's files are now seen under another device number (after a reboot or a remount)."""
-    conn.execute(
-        "UPDATE catalogue SET dev = ? WHERE root_id = ? AND dev = ?", (wrapped(new_dev), root_id, wrapped(old_dev))
-    )
+def renumber(conn: sqlite3.Connection, location: Location, dev: int) -> None:
+    """Note that the device of a file has another number now (after a reboot or a remount)."""
+    conn.execute("UPDATE catalogue SET dev = ? WHERE root_id = ? AND path = ?", (wrapped(dev), *location))
 
 
 def set_problem(conn: sqlite3.Connection, location: Location, reason: str, now_us: int) -> None:

@@ -297,8 +297,12 @@ class Reconcile:
         vanished = self._vanished.get(location)
         return heard if vanished is None else vanished.heard | (heard or Heard.NOTHING)
 
+    def _grace_ends_at(self) -> float:
+        # What moved into a directory that cannot be watched turns up when that is compared.
+        return trio.current_time() + self._grace_s + self._sweeper.blindness_s
+
     def _hold(self, seen: Sighting) -> None:
-        until = trio.current_time() + self._grace_s
+        until = self._grace_ends_at()
         at = seen.due.location
         for path in seen.gone:
             if self._sweeper.states[at.root_id].suspect_since is None:  # else a sweep decides
@@ -307,7 +311,7 @@ class Reconcile:
 
     def _vanish(self, locations: Iterable[Location], believed: bool) -> None:
         """Take what a sweep found missing; a mass of it is only told if it is `believed`."""
-        until = trio.current_time() + self._grace_s
+        until = self._grace_ends_at()
         for location in locations:
             if believed:
                 self._believed.add(location.root_id)

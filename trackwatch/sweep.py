@@ -62,8 +62,16 @@ class Missing:
     path: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Renumbered:
+    """An unchanged file whose device has another number now, as after a reboot or a remount."""
+
+    path: bytes
+    dev: int
+
+
 Sight = Directory | Found | Unlistable
-Difference = Differs | Missing | Directory | Unlistable
+Difference = Differs | Missing | Renumbered | Directory | Unlistable
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +259,8 @@ def differences(
         if catalogued is not None and catalogued[0] == sight.path:
             if not catalogued[1].unchanged_since(Signature.of(sight.stat)):
                 yield Differs(sight.path, sight.stat)
+            elif catalogued[1].dev != sight.stat.st_dev:
+                yield Renumbered(sight.path, sight.stat.st_dev)
             catalogued = next(known, None)
         else:
             yield Differs(sight.path, sight.stat)

@@ -32,6 +32,7 @@ from trackwatch.sweep import (
     Directory,
     Found,
     Missing,
+    Renumbered,
     Unlistable,
     Wanted,
     check_root,
@@ -175,6 +176,11 @@ class Sweeper:
     def has_subtrees(self) -> bool:
         """Whether sweeps that hints asked for are waiting or under way."""
         return bool(self._subtrees) or self._is_sweeping_subtree
+
+    @property
+    def blindness_s(self) -> float:
+        """For how long a change may stay unnoticed: none, unless there are directories that cannot be watched."""
+        return BLIND_S if any(state.blind for state in self.states.values()) else 0.0
 
     def is_hasty(self, root_id: int) -> bool:
         """Whether a sweep of a root is asked for, or under way for a reason: what vanished may turn up in it."""
@@ -481,6 +487,7 @@ class Sweeper:
     ) -> None:
         now_s = self._store.now_us() / 1e6
         bulk: list[Location] = []
+        renumbered: list[tuple[Location, int]] = []
         for item in lot:
             match item:
                 case Differs(path, result):
@@ -491,6 +498,8 @@ class Sweeper:
                         bulk.append(Location(state.root.id, path))
                 case Missing(path):
                     missing.append(path)
+                case Renumbered(path, dev):
+                    renumbered.append((Location(state.root.id, path), dev))
                 case Directory():
                     watched = self._watched(state, item)
                     state.mtimes[self._watch.known(watched.path)] = item.mtime_ns
@@ -501,6 +510,8 @@ class Sweeper:
                         state.unlistable.add(path)
                         shown = os.fsdecode(state.root.absolute(path))
                         log.warning("cannot be listed", path=shown, reason=reason)
+        if renumbered:  # or else a move would not be recognised without reading
+            await self._store.write(partial(_renumber, renumbered))
         await self._findings.offer(bulk)
 
     async def _cover(self, state: RootState, directories: Iterable[Directory]) -> int:
@@ -533,6 +544,11 @@ def _note_sweep(root_id: int, swept_us: int, mounts: dict[bytes, Identity], was_
         catalogue.set_root_mounts(ledger.conn, root_id, rows)
     if was_accepted:
         catalogue.accept_removals(ledger.conn, root_id, None)
+
+
+def _renumber(devices: Sequence[tuple[Location, int]], ledger: Ledger) -> None:
+    for location, dev in devices:
+        catalogue.renumber(ledger.conn, location, dev)
 
 
 def _is_emptied(root: Root, conn: sqlite3.Connection) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,28 @@ def test_files_moved_one_by_one_into_a_new_directory_are_told_without_reading_th
     read = bytes_read(running.pid) - before
     assert [event["event_type"] for event in running.events()[200:]] == ["moved"] * 200
     assert read < 10_000_000  # of 40 MB
+
+
+def test_a_device_that_got_another_number_meanwhile_makes_no_file_unknown(
+    daemon: Callable[..., Daemon], library: Callable[..., Path]
+) -> None:
+    """As disks do over a reboot: nothing is told, nothing is read, and moves are told without reading as before."""
+    root = library(100, size_bytes=500_000)
+    running = daemon(root)
+    running.start()
+    running.wait_for_events(100)
+    running.stop()
+    conn = sqlite3.connect(running.state_dir / "trackwatch.db")
+    with conn:
+        conn.execute("UPDATE catalogue SET dev = dev + 1")
+    conn.close()
+    running.start()
+    wait_for_fold(running, root)
+    (artist,) = root.iterdir()
+    artist.rename(root / "moved")
+    wait_for_fold(running, root)
+    assert [event["event_type"] for event in running.events()[100:]] == ["moved"] * 100
+    assert bytes_read(running.pid) < 40_000_000  # since its start, with its own code; the files hold 50 MB
 
 
 def tag_in_secret(file: Path, new_name: str) -> None:

@@ -262,11 +262,10 @@ def test_a_file_cannot_be_put_where_another_is(conn: sqlite3.Connection) -> None
         catalogue.relocate(conn, first, Location(1, b"b"), Signature(1, 1, 1, 1, 1), 2)
 
 
-def test_a_root_under_another_device_number_keeps_its_files(conn: sqlite3.Connection) -> None:
-    """Only those of that root which had the old number."""
+def test_a_file_under_another_device_number_is_that_file(conn: sqlite3.Connection) -> None:
     put(conn, b"a")
     put(conn, b"a", root_id=2)
-    catalogue.renumber_device(conn, 1, 5, (1 << 64) - 1)
+    catalogue.renumber(conn, Location(1, b"a"), (1 << 64) - 1)
     assert [signature.dev for _, signature in catalogue.signatures(conn, Location(1, b""))] == [(1 << 64) - 1]
     assert [signature.dev for _, signature in catalogue.signatures(conn, Location(2, b""))] == [5]
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trackwatch.sweep import (
     Directory,
     Found,
     Missing,
+    Renumbered,
     Sight,
     Unlistable,
     Wanted,
@@ -251,6 +253,14 @@ def test_several_sealed_directories_keep_their_seals(root: bytes, monkeypatch: p
     assert [item for item in found if isinstance(item, Missing)] == [Missing(b"a-gone.mp3"), Missing(b"a.gone.mp3")]
 
 
+def test_a_file_whose_device_has_another_number_is_unchanged_otherwise(root: bytes) -> None:
+    """As after a reboot."""
+    make(root, b"a.mp3", b"b.mp3")
+    before = [(path, replace(signature, dev=signature.dev + 1)) for path, signature in known(root, b"a.mp3")]
+    found = list(differences(walk(root, b"", EVERYTHING), iter([*before, *known(root, b"b.mp3")])))[1:]
+    assert found == [Renumbered(b"a.mp3", os.stat(root).st_dev)]
+
+
 def test_a_file_that_cannot_be_looked_at_is_not_missing(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     make(root, b"a.mp3", b"b.mp3", b"c.mp3")
     catalogue = known(root, b"a.mp3", b"b-gone.mp3", b"b.mp3", b"c.mp3")
@@ -476,6 +486,7 @@ def standing(wished: Iterable[bytes]) -> list[bytes]:
     catalogued=st.dictionaries(paths, st.booleans(), max_size=8),
     unlistable=st.sets(paths, max_size=3),
 )
+@example(tree=[b"0.", b"0/0"], catalogued={b"0": False}, unlistable={b"0"})
 @example(tree=[b"a-b/x", b"a/x"], catalogued={b"a-b/x": True, b"a/x": True}, unlistable={b"a-b", b"a"})
 def test_differences_are_those_of_a_naive_comparison(
     tree: list[bytes], catalogued: dict[bytes, bool], unlistable: set[bytes]
@@ -499,7 +510,9 @@ def test_differences_are_those_of_a_naive_comparison(
     differing = {path for path in tree if judged(path) and remembered.get(path) != actual[path]}
     assert [item.path for item in found if isinstance(item, Differs)] == sorted(differing)
     gone = {path for path in remembered.keys() - actual.keys() if judged(path)}
-    assert [item.path for item in found if isinstance(item, Missing)] == sorted(gone)
+    missing = [item.path for item in found if isinstance(item, Missing)]
+    # A known file where an unlistable directory is now may be told as gone, which it is, or later.
+    assert [path for path in missing if path not in shut] == sorted(gone)
     met = {item.path for item in found if isinstance(item, Unlistable)}
     assert met == {top for top in shut if not any(top.startswith(other + b"/") for other in shut)}
 
