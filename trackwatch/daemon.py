@@ -29,12 +29,12 @@ from trackwatch.jsonl import open_json_lines
 from trackwatch.publisher import BrokerWord, Publisher, Sink
 from trackwatch.reconcile import Job, Reconcile
 from trackwatch.record import Ledger
+from trackwatch.root import RootState, RootWord
 from trackwatch.settings import Settings
 from trackwatch.settle import DirtySet
 from trackwatch.status import shown_path, write_snapshot
 from trackwatch.store import Reader, Store, open_store
 from trackwatch.sweep import Wanted, check_root
-from trackwatch.sweeper import RootState, RootWord
 from trackwatch.values import AmqpTarget, JsonLinesTarget
 from trackwatch.workers import Workers, WorkerStatistics
 

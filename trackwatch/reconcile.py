@@ -18,10 +18,11 @@ import trio
 from trackwatch import catalogue
 from trackwatch.look import Kind, Lookout, Sighting
 from trackwatch.record import Absent, Change, Ledger, Present
+from trackwatch.root import RootState
 from trackwatch.settle import DirtySet, Due, Heard, Rest
 from trackwatch.store import Reader, Store
 from trackwatch.sweep import Wanted
-from trackwatch.sweeper import Findings, RootState, Sweeper
+from trackwatch.sweeper import Findings, Sweeper
 from trackwatch.track import Location, Observation, Root
 from trackwatch.trust import Trust
 from trackwatch.watch import Watch

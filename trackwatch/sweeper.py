@@ -4,17 +4,13 @@ A root is swept at the start, after every doubt, and from time to time; a subtre
 directory alone when its modification time has changed, or when it cannot be watched. Before a sweep all its directories
 are watched, so that what happens during it is not missed. What sweeps find goes back as hints: all at once for a
 subtree, through a bounded lane for a root.
-
-States of a root: starting -> ok; ok -> unavailable when it, or a mount it consists of, is not what it was, and back; ok
--> suspect when more than half of it vanished at once, and back when a second sweep a minute later agrees, or a person.
 """
 
 import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -25,6 +21,7 @@ from trackwatch import catalogue
 from trackwatch.errors import RootUnavailable
 from trackwatch.mounts import mount_of, read_mounts
 from trackwatch.record import Ledger
+from trackwatch.root import REMOTE_SWEEP_S, RootState, RootWord
 from trackwatch.store import Reader, Store
 from trackwatch.sweep import (
     Difference,
@@ -50,8 +47,6 @@ RECENT_S = 3.0
 BLIND_S = 5.0
 # Directories whose modification time has changed are compared this often; it shows what notifications may have missed.
 ROUND_S = 60.0
-# Notifications do not come from other machines: a root on a network mount is swept at least this often.
-REMOTE_SWEEP_S = 60.0
 # A root that is away is looked for this often; a suspect one is swept again after this long.
 ROOT_RETRY_S, SUSPECT_S = 5.0, 60.0
 # How soon a person's word (`trackwatch accept`) is noticed.
@@ -65,44 +60,6 @@ CANCEL_LOOK = 500
 
 log = structlog.get_logger()
 T = TypeVar("T")
-
-
-class RootWord(StrEnum):
-    """The state of a root in one word, the same in status, log, metrics and runbook."""
-
-    STARTING = "starting"
-    OK = "ok"
-    UNAVAILABLE = "unavailable"
-    SUSPECT = "suspect"
-
-
-_WORDS = {RootWord.UNAVAILABLE: "root unavailable", RootWord.SUSPECT: "root suspect"}
-
-
-@dataclass(slots=True)
-class RootState:
-    """How one root stands; written by the sweeper's tasks, read by status."""
-
-    root: Root
-    since_us: int
-    word: RootWord = RootWord.STARTING
-    reason: str = ""
-    fstype: str = ""
-    is_remote: bool = False
-    is_sweeping: bool = False
-    in_haste: bool = False  # the sweep under way has a reason other than that it is time
-    is_concluding: bool = False  # it has seen everything, and tells what is missing
-    is_swept: bool = False  # to its end, at least once in this process
-    suspect_since: float | None = None  # by the monotonic clock
-    files: int = 0  # wanted ones, met by the sweep under way or the last one
-    size_bytes: int = 0
-    differing: int = 0  # of those: new, or not as they were
-    sweep_seconds: float = 0.0  # the last one
-    files_listed: int = 0  # wanted names, counted before the sweep compares them
-    # Every directory, absolute, with the modification time that it had when it was last compared.
-    mtimes: dict[bytes, int] = field(default_factory=dict)
-    blind: set[bytes] = field(default_factory=set)  # absolute; directories that cannot be watched
-    unlistable: set[bytes] = field(default_factory=set)  # relative
 
 
 @dataclass(slots=True, eq=False)
@@ -169,7 +126,7 @@ class Sweeper:
             f"{missing:,} files vanished from {path!r} at once: nothing is told until a second sweep agrees, in"
             f" {SUSPECT_S:.0f} s, or you do (trackwatch accept {path})"
         )
-        self._say(state, RootWord.SUSPECT, reason)
+        state.say(RootWord.SUSPECT, reason, now_us=self._store.now_us())
         self._asked[root_id].set()
 
     @property
@@ -219,7 +176,7 @@ class Sweeper:
                 except RootUnavailable as error:
                     # Its files stay in the catalogue, and nothing is told of them, until it is back.
                     state.suspect_since = None
-                    self._say(state, RootWord.UNAVAILABLE, str(error))
+                    state.say(RootWord.UNAVAILABLE, str(error), now_us=self._store.now_us())
                 finally:
                     state.is_sweeping = False
                     self._findings.progressed()
@@ -269,7 +226,7 @@ class Sweeper:
         listed = await self._list_directories(state, b"", with_files=is_new)
         state.files_listed = sum(directory.files for directory in listed)
         if not state.is_swept and state.word is RootWord.STARTING:
-            _introduce(state, len(listed))
+            state.introduce(len(listed))
         state.blind, state.unlistable = set(), set()
         await self._cover(state, listed)
         state.mtimes = {path: mtime for path, mtime in state.mtimes.items() if path in state.blind}
@@ -299,7 +256,7 @@ class Sweeper:
         state.is_swept = True
         if state.suspect_since is None or agrees or is_accepted or not missing:
             state.suspect_since = None
-            self._say(state, RootWord.OK)
+            state.say(RootWord.OK, now_us=self._store.now_us())
 
     async def _believable(self, state: RootState, missing: list[bytes], reader: Reader) -> tuple[list[bytes], str]:
         """Return which of the missing files may be called gone, and why the others may not."""
@@ -329,19 +286,6 @@ class Sweeper:
         self._findings.vanished((Location(state.root.id, path) for path in missing), is_believed)
         if is_believed:
             await self._findings.let_go(state.root.id)
-
-    def _say(self, state: RootState, word: RootWord, reason: str = "") -> None:
-        if (state.word, state.reason) == (word, reason):
-            return
-        was, state.word, state.reason = state.word, word, reason
-        if was is word:
-            return
-        state.since_us = self._store.now_us()
-        path = os.fsdecode(state.root.path)
-        if word is RootWord.OK and was is not RootWord.STARTING:
-            log.warning("root ok again", path=path)
-        elif word is not RootWord.OK:
-            log.error(_WORDS[word], path=path, reason=reason)
 
     async def _watch_mounts(self) -> None:
         """Ask for a sweep when something was mounted or unmounted: notifications say nothing of that."""
@@ -559,15 +503,6 @@ def _is_emptied(root: Root, conn: sqlite3.Connection) -> bool:
 
 def _holds(point: bytes, root: Root) -> bool:
     return root.path.startswith(point.rstrip(b"/") + b"/")
-
-
-def _introduce(state: RootState, directories: int) -> None:
-    path = os.fsdecode(state.root.path)
-    found = f"{state.files_listed:,} files in " if state.files_listed else ""
-    found += f"{directories:,} directories"
-    remote = f"swept each {REMOTE_SWEEP_S:.0f} s, notifications do not come from there" if state.is_remote else ""
-    words = " · ".join(part for part in (path, state.fstype, found, remote) if part)
-    log.info("root", path=path, fstype=state.fstype, files=state.files_listed, directories=directories, words=words)
 
 
 def _file_system(path: bytes) -> tuple[str, bool]:

@@ -36,10 +36,10 @@ from trackwatch import catalogue, reconcile, sweeper
 from trackwatch.backoff import Backoff
 from trackwatch.patterns import Patterns
 from trackwatch.reconcile import Job, Reconcile
+from trackwatch.root import RootWord
 from trackwatch.settle import DirtySet
 from trackwatch.store import Store, open_store
 from trackwatch.sweep import Wanted
-from trackwatch.sweeper import RootWord
 from trackwatch.workers import Workers, WorkerStatistics
 
 # Short, so that an example is: quiet longer than any step of a rule, a grace longer than that.

@@ -16,10 +16,11 @@ import trio
 
 from trackwatch import catalogue, settle, sweeper
 from trackwatch.reconcile import Job, Reconcile
+from trackwatch.root import RootState, RootWord
 from trackwatch.settle import DirtySet
 from trackwatch.store import Store, open_store
 from trackwatch.sweep import Wanted
-from trackwatch.sweeper import RootState, RootWord, Sweeper
+from trackwatch.sweeper import Sweeper
 from trackwatch.track import Location, Root
 from trackwatch.watch import Watch
 from trackwatch.workers import Workers, WorkerStatistics

@@ -24,8 +24,8 @@ from tests.integration.test_reconcile import (
     write,
 )
 from trackwatch import sweeper
+from trackwatch.root import RootWord
 from trackwatch.sweep import Wanted
-from trackwatch.sweeper import RootWord
 
 __all__ = ["_sigio_ignored", "music"]  # fixtures
 

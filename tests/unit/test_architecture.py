@@ -24,7 +24,7 @@ ORDER = (
     # the state
     "catalogue", "outbox", "record", "store",
     # what is going on
-    "correlate", "trust", "look", "sweeper", "reconcile", "workers", "publisher", "status",
+    "correlate", "trust", "look", "root", "sweeper", "reconcile", "workers", "publisher", "status",
     # the program
     "daemon", "cli", "__main__",
 )  # fmt: skip
