@@ -12,16 +12,14 @@ import math
 import re
 import socket
 import ssl
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, NoReturn, TypeAlias
 from uuid import UUID
 
 import aio_pika
-import pamqp.frame
 import structlog
 import trio
 import trio_asyncio
@@ -31,7 +29,8 @@ from aiormq import spec
 from aiormq.connection import TransportFactory
 
 from trackwatch.errors import BrokerRefused, BrokerUnavailable
-from trackwatch.event import CONFIRMED, SCHEMA_VERSION, Outcome, Outgoing, Verdict, routing_key
+from trackwatch.event import CONFIRMED, Outcome, Outgoing, Verdict, routing_key
+from trackwatch.frames import ENCODING_ERRORS, HEARTBEAT, Confirm, Ear, Encoder, Returned
 
 log = structlog.get_logger(__name__)
 # What they log comes to us as an exception or a frame as well; printed, it would be lines of another kind in our log.
@@ -40,6 +39,7 @@ logging.getLogger("aio_pika").setLevel(logging.CRITICAL)
 
 CONNECT_S = 10.0  # name, TCP, TLS, login and exchange; takes milliseconds, a few seconds on a node that is starting
 CONFIRM_S = 10.0  # one batch; a node that syncs to a slow disk needs a second or two, and longer means it is stuck
+SIGN_OF_LIFE_S = 1.0  # well below the shortest heartbeat that brokers agree to
 CLOSE_S = 3.0  # the closing handshake of an idle session; takes milliseconds
 BROKEN_CLOSE_S = 0.5  # the same when a batch was broken off: enough for a live broker, and a frozen one never answers
 
@@ -112,7 +112,9 @@ class AmqpSink:
         self._line = _Line(self._hear)
         self._connection: aio_pika.Connection | None = None
         self._channel: aio_pika.abc.AbstractChannel
-        self._exchange: aio_pika.abc.AbstractExchange
+        self._encoder: Encoder
+        self._tag = 0  # the delivery tag of the last message: they are counted from 1
+        self._sending: _Sending | None = None  # the batch under way
         self._closed_as: spec.Connection.Close | None = None  # why the broker closed the connection
         self._blocked: str | None = None
         self._patience: trio.CancelScope | None = None  # the scope of the batch under way; `_hear` moves its deadline
@@ -215,50 +217,45 @@ class AmqpSink:
             raise amqp_errors.ChannelInvalidStateError(str(error)) from error
         self._channel.close_callbacks.add(self._on_closed)
         kind = aio_pika.ExchangeType.TOPIC
-        self._exchange = await self._channel.declare_exchange(self._broker.exchange, kind, durable=True)
+        await self._channel.declare_exchange(self._broker.exchange, kind, durable=True)
+        channel = await self._channel.get_underlay_channel()
+        self._encoder = Encoder(
+            self._broker.exchange,
+            self._instance_id,
+            channel=channel.number,
+            frame_max=channel.connection.connection_tune.frame_max,
+        )
+        self._line.ear.take_answers(channel.number)
 
     async def _send(self, batch: Sequence[Outgoing], outcomes: dict[int, Outcome]) -> None:
-        """(asyncio) Send the batch, and wait until every row has an outcome or the session is lost."""
-        # aiormq matches a returned message by its id: with two of one id in flight the wrong one would fail.
-        first: dict[UUID, Outgoing] = {}
+        """(asyncio) Send the batch as one piece, and wait until every row has an outcome or the session is lost."""
+        sending = _Sending(outcomes, asyncio.get_running_loop().create_future())
+        frames: list[bytes] = []
         for row in batch:
-            first.setdefault(row.event_id, row)
-        # Tasks start in this order and queue up at the channel's fair lock: that is the order of the frames.
-        sent = (self._send_one(row, outcomes) for row in first.values())
-        problems = [result for result in await asyncio.gather(*sent, return_exceptions=True) if result is not None]
-        for problem in problems:
-            if isinstance(problem, amqp_errors.ChannelPreconditionFailed):
-                _sort_out_oversized(str(problem), batch, outcomes)
-        if problems:  # a defect before the breakages, which may be its echo
-            raise next((problem for problem in problems if not isinstance(problem, BREAKAGES)), problems[0])
-
-    async def _send_one(self, row: Outgoing, outcomes: dict[int, Outcome]) -> None:
-        """(asyncio) Send one row and note what became of it; raises, without an outcome, when the session is lost."""
-        key = routing_key(row.event_type)
+            # The broker returns a message by its id: with two of one id in flight the wrong one would fail.
+            if row.event_id in sending.rows:
+                continue
+            try:
+                frames.append(self._encoder.encode(row))
+            except ENCODING_ERRORS as error:
+                outcomes[row.sequence] = Outcome(
+                    Verdict.UNSENDABLE, f"it cannot be put into a message: {_reason(error)}"
+                )
+                continue
+            self._tag += 1
+            sending.rows[row.event_id] = row
+            sending.waiting[self._tag] = row
+        if not frames:
+            return
+        self._sending = sending
         try:
-            await self._exchange.publish(self._message(row), key, mandatory=True)
-            outcomes[row.sequence] = CONFIRMED
-        except amqp_errors.PublishError:
-            outcomes[row.sequence] = Outcome(Verdict.UNROUTABLE, f"no queue is bound to {key}")
-        except amqp_errors.DeliveryError:
-            outcomes[row.sequence] = Outcome(Verdict.REJECTED, f"a queue bound to {key} takes no more")
-        except (TypeError, ValueError, OverflowError, struct.error) as error:
-            if self._channel.is_closed:  # aiormq's reader failed over a frame, and hands that to all who wait
-                raise amqp_errors.ChannelInvalidStateError(str(error)) from error
-            # It failed before a frame was written, so the channel is as it was and the other rows go on.
-            outcomes[row.sequence] = Outcome(Verdict.UNSENDABLE, f"it cannot be put into a message: {_reason(error)}")
-
-    def _message(self, row: Outgoing) -> aio_pika.Message:
-        return aio_pika.Message(
-            row.payload,
-            message_id=str(row.event_id),
-            type=routing_key(row.event_type),
-            app_id="trackwatch",
-            timestamp=datetime.fromtimestamp(row.at_us // 1_000_000, UTC),
-            content_type="application/json",
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            headers={"instance_id": self._instance_id, "sequence": row.sequence, "schema_version": SCHEMA_VERSION},
-        )
+            self._line.write(b"".join(frames))
+            await sending.done
+        except amqp_errors.ChannelPreconditionFailed as error:
+            _sort_out_oversized(str(error), batch, outcomes)
+            raise
+        finally:
+            self._sending = None
 
     async def _say_goodbye(self, patience_s: float) -> None:
         """(asyncio) Close the connection; cut the line when that takes longer than `patience_s`."""
@@ -269,14 +266,18 @@ class AmqpSink:
         finally:
             cut.cancel()
 
-    def _hear(self, frame: Any) -> None:
-        """Note what the broker says about the connection. Called from within asyncio's loop."""
-        if isinstance(frame, spec.Connection.Close):
-            self._closed_as = frame
-        else:
-            alarm = isinstance(frame, spec.Connection.Blocked)
-            self._blocked = (_one_line(frame.reason) or "it gives no reason") if alarm else None
-            self._set_deadline()
+    def _hear(self, said: Any) -> None:
+        """Note what the broker says. Called from within asyncio's loop."""
+        match said:
+            case Confirm() | Returned():
+                if self._sending is not None:
+                    self._sending.answer(said)
+            case spec.Connection.Close():
+                self._closed_as = said
+            case _:
+                alarm = isinstance(said, spec.Connection.Blocked)
+                self._blocked = (_one_line(said.reason) or "it gives no reason") if alarm else None
+                self._set_deadline()
 
     def _set_deadline(self) -> None:
         """Give the batch under way its time from now: none while blocked, since nothing is confirmed in an alarm."""
@@ -286,6 +287,8 @@ class AmqpSink:
     def _on_closed(self, _: object, error: BaseException | None) -> None:
         """Note that connection or channel has closed. Called from within asyncio's loop."""
         self._lose(self._translated(error))
+        if self._sending is not None:
+            self._sending.fail(error or ConnectionResetError("closed"))
 
     def _lose(self, loss: LostSession) -> LostSession:
         """Mark the session as lost; the first cause stays. Return what to raise."""
@@ -351,7 +354,7 @@ class AmqpSink:
 
 
 class _Line(TransportFactory):
-    """The byte stream to the broker, kept hold of: only who holds the transport can cut it, and hear what passes.
+    """The byte stream to the broker, kept hold of: only who holds the transport can cut it, write to it, and hear it.
 
     aiormq waits without an end for a stream to a frozen peer to drain before it closes; and it tells nobody of
     Connection.Blocked, nor why the broker refuses a virtual host.
@@ -361,19 +364,29 @@ class _Line(TransportFactory):
         self.socket: socket.socket | None = None  # dialled, ours until `create` hands it to the transport
         self.tls: ssl.SSLContext | None = None
         self.host: str | None = None  # whom the certificate must name
-        self._hear = hear
+        self.ear = Ear(hear)
         self._transport: asyncio.Transport | None = None
 
     async def create(self, url: Any, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """(asyncio) Put the dialled socket to work; what asyncio.open_connection does, with a reader that overhears."""
         loop = asyncio.get_running_loop()
-        reader = _OverheardReader(self._hear)
+        reader = _OverheardReader(self.ear)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         options: dict[str, Any] = {"sock": self.socket, "ssl": self.tls}
         if self.tls:  # a frozen peer answers no TLS goodbye either: wait no longer for it than without TLS
             options |= {"server_hostname": self.host, "ssl_shutdown_timeout": BROKEN_CLOSE_S}
         self._transport, _protocol = await loop.create_connection(lambda: protocol, **options)
         return reader, asyncio.StreamWriter(self._transport, protocol, reader, loop)
+
+    def write(self, frames: bytes) -> None:
+        """(asyncio) Send whole frames, which nothing of aiormq's can come between.
+
+        Raises:
+            ConnectionResetError: the line is cut.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the connection is closing")
+        self._transport.write(frames)
 
     def abort(self) -> None:
         """Cut the line now; what waits to be sent is dropped. Does nothing the second time."""
@@ -383,32 +396,58 @@ class _Line(TransportFactory):
             self.socket.close()
 
 
+@dataclass(slots=True, eq=False)
+class _Sending:
+    """A batch on its way."""
+
+    outcomes: dict[int, Outcome]
+    done: asyncio.Future[None]
+    rows: dict[UUID, Outgoing] = field(default_factory=dict)
+    waiting: dict[int, Outgoing] = field(default_factory=dict)  # by delivery tag, in that order
+
+    def answer(self, said: Confirm | Returned) -> None:
+        """Note what became of some of it."""
+        if isinstance(said, Returned):
+            row = self.rows.get(UUID(said.message_id))
+            if row is not None:
+                key = routing_key(row.event_type)
+                self.outcomes[row.sequence] = Outcome(Verdict.UNROUTABLE, f"no queue is bound to {key}")
+            return
+        tags = list(takewhile(lambda tag: tag <= said.tag, self.waiting)) if said.multiple else [said.tag]
+        for tag in tags:
+            row = self.waiting.pop(tag, None)
+            if row is None:
+                continue
+            if said.is_ack:
+                self.outcomes.setdefault(row.sequence, CONFIRMED)  # what was returned is confirmed as well
+            else:
+                key = routing_key(row.event_type)
+                self.outcomes[row.sequence] = Outcome(Verdict.REJECTED, f"a queue bound to {key} takes no more")
+        if not self.waiting and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Note that there will be no more answers."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
 class _OverheardReader(asyncio.StreamReader):
-    """A stream reader that shows the Close, Blocked and Unblocked frames of the connection to `hear` as they pass."""
+    """A stream reader that keeps back what is for the ear alone."""
 
-    HEADER = struct.Struct(">BHI")  # type, channel, size of the payload; one end byte follows the payload
-    METHOD = 1
-    NOTED: tuple[bytes, ...] = tuple(
-        frame.index.to_bytes(4) for frame in (spec.Connection.Close, spec.Connection.Blocked, spec.Connection.Unblocked)
-    )
-
-    def __init__(self, hear: Callable[[Any], None]) -> None:
+    def __init__(self, ear: Ear) -> None:
         super().__init__()
-        self._hear = hear
-        self._unseen = bytearray()
+        self._ear = ear
+        self._fed_at = 0.0
 
     def feed_data(self, data: Any) -> None:
-        super().feed_data(data)
-        self._unseen += data
-        while len(self._unseen) >= self.HEADER.size:
-            kind, channel, size = self.HEADER.unpack_from(self._unseen)
-            end = self.HEADER.size + size + 1
-            if len(self._unseen) < end:
-                break
-            frame = bytes(self._unseen[:end])
-            del self._unseen[:end]
-            if (kind, channel) == (self.METHOD, 0) and frame.startswith(self.NOTED, self.HEADER.size):
-                self._hear(pamqp.frame.unmarshal(frame)[2])
+        now = asyncio.get_running_loop().time()
+        passed = self._ear.feed(bytes(data))
+        if not passed and now > self._fed_at + SIGN_OF_LIFE_S:
+            passed = HEARTBEAT  # or else aiormq would take a broker that only confirms for a silent one
+        if passed:
+            self._fed_at = now
+            super().feed_data(passed)
 
 
 async def _dial(host: str, port: int) -> socket.socket:

@@ -20,7 +20,7 @@ ORDER = (
     "errors", "backoff", "track", "event", "settle",
     # one outside thing each
     "patterns", "statx", "mounts", "tags", "sweep", "probe", "watch", "words", "values", "settings", "contract",
-    "amqp", "jsonl",
+    "frames", "amqp", "jsonl",
     # the state
     "catalogue", "outbox", "record", "store",
     # what is going on
@@ -36,7 +36,7 @@ KNOWN_TO: Mapping[str, set[str]] = {
     "sqlite3": {"catalogue", "outbox", "record", "store", "look", "sweeper", "reconcile"},
     "aio_pika": {"amqp"},
     "aiormq": {"amqp"},
-    "pamqp": {"amqp"},
+    "pamqp": {"frames"},
     "asyncio": {"amqp"},
     "trio_asyncio": {"amqp"},
     "watchfiles": {"watch"},
