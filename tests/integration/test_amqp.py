@@ -606,3 +606,17 @@ async def test_a_row_that_is_larger_than_the_broker_takes_is_unsendable(
 def limit_messages(node: RabbitNode, size_bytes: int) -> None:
     """Set the broker's max_message_size while it runs."""
     node.rabbitmqctl("eval", f"application:set_env(rabbit, max_message_size, {size_bytes}).")
+
+
+async def test_a_broker_that_is_kept_busy_with_confirms_is_not_taken_for_a_silent_one(
+    vhost_url: str, queue: Any
+) -> None:
+    """It sends heartbeats only when it has nothing else to say, and aiormq does not see the confirms."""
+    async with open_amqp(Broker(vhost_url, heartbeat_s=1), instance_id="tests") as sink:
+        sequence = 0
+        until_s = trio.current_time() + 8  # aiormq gives up after three heartbeats, and a second for each
+        while trio.current_time() < until_s:
+            outcomes: dict[int, Outcome] = {}
+            await sink.publish(rows(20, start=sequence + 1), outcomes)
+            assert len(outcomes) == 20
+            sequence += 20
