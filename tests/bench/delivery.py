@@ -1,0 +1,268 @@
+"""How fast do confirmed, persistent messages get out? From the outbox, with it, beside clients that have none.
+
+In turn, to the same private node and the same kind of queue, with the same bodies:
+
+- ours: rows of a real outbox, read, published in order, confirmed, marked as published and committed (the daemon's own
+  publisher, store and session);
+- session: our session alone, batches of 200, without an outbox;
+- gather: a plain asyncio program with aio-pika that gathers 1,000 publishes at a time;
+- blocking: pika's blocking connection with confirms;
+- socket: frames made beforehand, written to a bare socket, confirms counted: what the node takes.
+
+Goal: ours at least 0.6 of gather (which has no outbox), better 1.5 times it. Each runs in a process of its own.
+"""
+
+import asyncio
+import json
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aio_pika
+import pamqp.base
+import pamqp.commands
+import pamqp.frame
+import pika
+import trio
+
+from tests.bed.rabbit import RabbitNode
+from tests.bench.measure import Noise, Spread, arguments, bench, report
+from trackwatch import outbox
+from trackwatch.amqp import Broker, open_amqp
+from trackwatch.event import Content, Event, EventType, MetadataForm, Outcome, Outgoing, new_event_id
+from trackwatch.frames import Encoder
+from trackwatch.publisher import BATCH_EVENTS, Publisher, Sink
+from trackwatch.record import Ledger
+from trackwatch.store import open_store
+
+EXCHANGE, QUEUE = "file_events", "all"
+GATHERED = 1000
+TAGS = {
+    "title": "Ein Lied über Bäume, die im Regen stehen",
+    "artist": "Erste Sängerin; Zweiter Sänger",
+    "album": "Gesammelte Lieder",
+    "album_artist": "Verschiedene",
+    "date": "2004-05-01",
+    "genre": "Chanson",
+    "track": "3",
+    "track_total": "12",
+    "composer": "Unbekannt",
+}
+
+
+def event(number: int) -> Event:
+    """Return an event as an import tells it."""
+    at_us = 1_795_000_000_000_000 + number * 1000
+    metadata = {"duration": 187.26, "bitrate": 320_000, "sample_rate": 44_100, "channels": 2, "format": "audio/mpeg"}
+    content = Content(
+        number.to_bytes(32), number.to_bytes(16), 7_512_345 + number, at_us * 1000, {**metadata, "tags": TAGS}, None
+    )
+    name = b"Verschiedene/Gesammelte Lieder (%d)/03 - Ein Lied.mp3" % number
+    return Event(new_event_id(at_us), EventType.CREATED, number, at_us, "bench", b"/srv/music", name, content=content)
+
+
+def rows(count: int) -> Iterator[Outgoing]:
+    """Yield events as the outbox hands them out."""
+    for number in range(1, count + 1):
+        told = event(number)
+        body = told.to_json(MetadataForm.STRUCTURED)
+        yield Outgoing(number, 0, told.event_id, told.event_type, told.at_us, body, (told.path,))
+
+
+# --- the ways; each returns the seconds from the first message to the last confirm ---
+
+
+async def ours(url: str, count: int, folder: Path) -> float:
+    """Drain an outbox that was filled beforehand."""
+    async with open_store(folder) as store, trio.open_nursery() as nursery:
+        await nursery.start(store.run)
+        with store.open_reader() as reader:
+            for start in range(1, count + 1, 5000):
+                await store.write(partial(_append, range(start, min(start + 5000, count + 1))))
+            opened_at: list[float] = []
+
+            def open_sink() -> AbstractAsyncContextManager[Sink]:
+                opened_at.append(time.perf_counter())
+                return open_amqp(Broker(url), instance_id="bench")
+
+            publisher = Publisher(store, reader, open_sink)
+            nursery.start_soon(publisher.run)
+            await publisher.wait_empty()
+            took_s = time.perf_counter() - opened_at[0]
+        nursery.cancel_scope.cancel()
+    assert publisher.state.published == count
+    return took_s
+
+
+def _append(numbers: range, ledger: Ledger) -> None:
+    for number in numbers:
+        outbox.append(ledger.conn, event(number), MetadataForm.STRUCTURED)
+
+
+async def session(url: str, count: int, _folder: Path) -> float:
+    """Publish batches through our session."""
+    messages = list(rows(count))
+    async with open_amqp(Broker(url), instance_id="bench") as sink:
+        began_s = time.perf_counter()
+        for start in range(0, count, BATCH_EVENTS):
+            outcomes: dict[int, Outcome] = {}
+            await sink.publish(messages[start : start + BATCH_EVENTS], outcomes)
+            assert len(outcomes) == len(messages[start : start + BATCH_EVENTS])
+        return time.perf_counter() - began_s
+
+
+async def gather(url: str, count: int) -> float:
+    """Publish with aio-pika as its documentation does, many at a time."""
+    messages = [
+        aio_pika.Message(
+            row.payload,
+            message_id=str(row.event_id),
+            content_type="application/json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        )
+        for row in rows(count)
+    ]
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        exchange = await channel.declare_exchange(EXCHANGE, aio_pika.ExchangeType.TOPIC, durable=True)
+        began_s = time.perf_counter()
+        for start in range(0, count, GATHERED):
+            part = messages[start : start + GATHERED]
+            await asyncio.gather(*(exchange.publish(message, "file.created", mandatory=True) for message in part))
+        return time.perf_counter() - began_s
+
+
+def blocking(url: str, count: int) -> float:
+    """Publish with pika, each confirmed before the next."""
+    messages = list(rows(count))
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        began_s = time.perf_counter()
+        for row in messages:
+            properties = pika.BasicProperties("application/json", delivery_mode=2, message_id=str(row.event_id))
+            channel.basic_publish(EXCHANGE, "file.created", row.payload, properties, mandatory=True)
+        return time.perf_counter() - began_s
+
+
+def bare(url: str, count: int) -> float:
+    """Write frames that were made beforehand to a socket, a batch ahead of the confirms."""
+    where = urlsplit(url)
+    encoder = Encoder(EXCHANGE, "bench", channel=1, frame_max=131072)
+    batches: list[list[bytes]] = [[]]
+    for row in rows(count):
+        if len(batches[-1]) == GATHERED:
+            batches.append([])
+        batches[-1].append(encoder.encode(row))
+    basic, channel, connection = pamqp.commands.Basic, pamqp.commands.Channel, pamqp.commands.Connection
+    with socket.create_connection((where.hostname, where.port)) as line:
+        line.sendall(b"AMQP\x00\x00\x09\x01")
+        stream = line.makefile("rb")
+
+        def receive() -> object:
+            kind, number, size = struct.unpack(">BHI", stream.read(7))
+            data = struct.pack(">BHI", kind, number, size) + stream.read(size + 1)
+            return pamqp.frame.unmarshal(data)[2]
+
+        def ask(frame: pamqp.base.Frame, number: int, answer: type) -> None:
+            line.sendall(pamqp.frame.marshal(frame, number))
+            while not isinstance(receive(), answer):
+                pass
+
+        receive()
+        ask(connection.StartOk({}, "PLAIN", "\0guest\0guest", "en_US"), 0, connection.Tune)
+        line.sendall(pamqp.frame.marshal(connection.TuneOk(0, 131072, 0), 0))
+        ask(connection.Open(virtual_host=where.path.lstrip("/").replace("%2F", "/") or "/"), 0, connection.OpenOk)
+        ask(channel.Open(), 1, channel.OpenOk)
+        ask(pamqp.commands.Confirm.Select(), 1, pamqp.commands.Confirm.SelectOk)
+        began_s = time.perf_counter()
+        sent, confirmed = 0, 0
+        for batch in batches:
+            line.sendall(b"".join(batch))
+            sent += len(batch)
+            while confirmed < sent - GATHERED // 2 or (sent == count and confirmed < count):
+                frame = receive()
+                assert isinstance(frame, basic.Ack)
+                confirmed = frame.delivery_tag if frame.multiple else confirmed + 1
+        return time.perf_counter() - began_s
+
+
+def run(way: str, url: str, count: int, folder: Path) -> float:
+    """Do it in this process."""
+    match way:
+        case "ours":
+            return trio.run(ours, url, count, folder)
+        case "session":
+            return trio.run(session, url, count, folder)
+        case "gather":
+            return asyncio.run(gather(url, count))
+        case "blocking":
+            return blocking(url, count)
+        case "socket":
+            return bare(url, count)
+    raise ValueError(way)
+
+
+WAYS = ("ours", "gather", "session", "socket", "blocking")
+
+
+def main() -> None:
+    """Run all ways in turn and print what came of it."""
+    options = arguments(
+        __doc__,
+        messages=(20_000, "in each turn"),
+        repeat=(5, "turns"),
+        queue=("quorum", "its type: quorum, classic"),
+    )
+    noise = Noise()
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    with bench(options.dir) as folder, RabbitNode(folder / "node") as node:
+        with pika.BlockingConnection(pika.URLParameters(node.url())) as connection:
+            channel = connection.channel()
+            channel.exchange_declare(EXCHANGE, "topic", durable=True)
+            channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": options.queue})
+            channel.queue_bind(QUEUE, EXCHANGE, "file.*")
+        counts = {way: max(1000, options.messages // 10) if way == "blocking" else options.messages for way in WAYS}
+        for turn in range(options.repeat):
+            for way in WAYS:
+                state = folder / f"state-{turn}-{way}"
+                command = [sys.executable, "-m", "tests.bench.delivery", "--one", way, node.url(), str(counts[way])]
+                done = subprocess.run([*command, str(state)], check=True, capture_output=True, text=True)
+                seconds[way].append(json.loads(done.stdout) / counts[way])
+                with pika.BlockingConnection(pika.URLParameters(node.url())) as connection:
+                    purged = connection.channel().queue_purge(QUEUE)
+                    assert purged.method.message_count == counts[way], f"{way}: {purged.method.message_count} arrived"
+    rates = {way: Spread.of(1 / each for each in seconds[way]) for way in WAYS}
+    ratios = {
+        way: Spread.of(peer / own for own, peer in zip(seconds[way], seconds["gather"], strict=True)) for way in WAYS
+    }
+    table = [
+        {
+            "way": way,
+            "messages/s": rates[way].median,
+            "smallest": rates[way].smallest,
+            "largest": rates[way].largest,
+            "of gather": ratios[way].median,
+            "smallest ratio": ratios[way].smallest,
+            "goal": {"ours": "0.6, better 1.5"}.get(way, ""),
+        }
+        for way in WAYS
+    ]
+    part = f"delivery: {options.messages:,} messages to a {options.queue} queue"
+    report(part, table, noise, options.json, seconds=seconds)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        way, url, count, state = sys.argv[2:]
+        Path(state).mkdir()
+        print(run(way, url, int(count), Path(state)))
+    else:
+        main()
