@@ -38,10 +38,11 @@ from trackwatch.sweep import Wanted, check_root
 from trackwatch.values import AmqpTarget, JsonLinesTarget
 from trackwatch.workers import Workers, WorkerStatistics
 
-# Files in hand are finished within this, or left: the next sweep finds them.
-INTAKE_GRACE_S = 5.0
+# Files in hand are finished within this, or left: the next sweep finds them. Those who stop us wait ten seconds, often
+# less, before they kill.
+INTAKE_GRACE_S = 2.0
 # Pending events are sent within this, or left pending; and a sink that takes none for so long is not waited for.
-DRAIN_GRACE_S, DRAIN_SILENT_S = 10.0, 2.0
+DRAIN_GRACE_S, DRAIN_SILENT_S = 2.5, 2.0
 # An idle daemon has no news, and a thread and a file each second were a good part of what it took of the processor.
 SNAPSHOT_S, SNAPSHOT_MAX_S = 1.0, 10.0
 # A chunk of 1000 deletions holds the writer up for about 20 ms.
@@ -199,7 +200,8 @@ async def _drain(publisher: Publisher, *, patient: bool) -> None:
         while True:
             published = publisher.state.published
             with trio.move_on_after(DRAIN_SILENT_S):
-                await publisher.wait_empty()
+                # What is sent again has waited before, and may be as much as the outbox holds.
+                await publisher.wait_empty(replays=False)
                 return
             if publisher.state.published == published:
                 return

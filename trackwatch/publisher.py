@@ -1,4 +1,4 @@
-"""The publisher: moves events from the outbox to the sink in the order of their sequence, and marks what was confirmed.
+"""The publisher: moves events from the outbox to the sink in the outbox's order, and marks what was confirmed.
 
 It opens the sink again whenever it is lost, after a delay; nothing it does or suffers stops the intake. An event leaves
 the outbox's pending rows only when the sink has confirmed it, or is set aside there, with its reason, for a person.
@@ -29,6 +29,9 @@ BATCH_EVENTS = 200
 POLL_S, POLL_MAX_S = 1.0, 10.0
 # How soon a broker's alarm shows in status.
 ALARM_LOOK_S = 1.0
+# First and longest delay before trying again, of which a random part is waited: a broker that is back shall be noticed
+# within two seconds, and a mended password or binding soon enough for the person who watches.
+AWAY_S, REFUSED_S, HELD_S = (0.2, 1.5), (2.0, 10.0), (0.3, 1.5)
 # A session that published nothing and lasted this long was a good one with nothing to do.
 LASTED_S = 60.0
 # Confirmed events are marked even while everything stops, if the store takes them within this.
@@ -100,11 +103,12 @@ class Publisher:
         self._open_sink = open_sink
         self._unroutable = unroutable
         self._waiting_for_empty: list[trio.Event] = []
-        self._held = Backoff(base_s=0.5, cap_s=10)
+        self._waiting_for_no_new: list[trio.Event] = []
+        self._held = Backoff(*HELD_S)
 
     async def run(self) -> None:
         """Publish until cancelled; return when the sink has gone for good."""
-        away, refused = Backoff(base_s=0.2, cap_s=5), Backoff(base_s=5, cap_s=60)
+        away, refused = Backoff(*AWAY_S), Backoff(*REFUSED_S)
         while True:
             published = self.state.published
             try:
@@ -130,10 +134,10 @@ class Publisher:
                 return
             await trio.sleep(delay_s)
 
-    async def wait_empty(self) -> None:
-        """Wait until nothing is pending that was appended before this call."""
+    async def wait_empty(self, *, replays: bool = True) -> None:
+        """Wait until nothing is pending that was appended before this call; without `replays`, nothing never sent."""
         empty = trio.Event()
-        self._waiting_for_empty.append(empty)
+        (self._waiting_for_empty if replays else self._waiting_for_no_new).append(empty)
         self._store.wake()
         await empty.wait()
 
@@ -168,12 +172,12 @@ class Publisher:
         limit = BATCH_EVENTS
         while True:
             committed, log_mark = self._store.next_commit(), self._store.log_mark()
-            waiting = len(self._waiting_for_empty)
+            waiting, waiting_for_no_new = len(self._waiting_for_empty), len(self._waiting_for_no_new)
+            if waiting_for_no_new and not await self._reader.read(outbox.has_new):
+                _set_first(self._waiting_for_no_new, waiting_for_no_new)
             batch = await self._reader.read(partial(outbox.pending, limit=limit))
             if not batch:
-                for empty in self._waiting_for_empty[:waiting]:
-                    empty.set()
-                del self._waiting_for_empty[:waiting]
+                _set_first(self._waiting_for_empty, waiting)
                 await self._wait_for_commit(committed, log_mark)
                 continue
             held = await self._publish(sink, one_for_each_path(batch))
@@ -186,7 +190,18 @@ class Publisher:
                 # Later events must not overtake the one that is held: ask with that one alone until it goes.
                 limit = 1
                 self._say(*held)
-                await trio.sleep(self._held.next_s())
+                await self._hold()
+
+    async def _hold(self) -> None:
+        """Wait before asking with a held event again; but a new event does not wait for one that is sent again."""
+        with trio.move_on_after(self._held.next_s()):
+            while True:
+                committed = self._store.next_commit()
+                if await self._reader.read(outbox.has_new):
+                    await trio.sleep_forever()
+                await committed.wait()
+                if await self._reader.read(outbox.has_new):
+                    return
 
     async def _wait_for_commit(self, committed: trio.Event, log_mark: LogMark) -> None:
         """Return after a commit of ours, and soon after one of another process (`trackwatch replay`)."""
@@ -242,6 +257,12 @@ class Publisher:
         if changed and word is not BrokerWord.CLOSED:
             level = {BrokerWord.CONNECTED: log.info, BrokerWord.REFUSED: log.error}.get(word, log.warning)
             level(f"broker {word}", **({"reason": reason} if reason else {}), **fields)
+
+
+def _set_first(events: list[trio.Event], count: int) -> None:
+    for event in events[:count]:
+        event.set()
+    del events[:count]
 
 
 def one_for_each_path(batch: Sequence[Outgoing]) -> Sequence[Outgoing]:

@@ -17,14 +17,18 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from trackwatch import outbox
+from trackwatch.backoff import Backoff
 from trackwatch.errors import BrokerRefused, BrokerUnavailable, SinkClosed
 from trackwatch.event import CONFIRMED, Event, EventType, MetadataForm, Outcome, Outgoing, Verdict, new_event_id
 from trackwatch.publisher import (
+    AWAY_S,
     BATCH_EVENTS,
+    HELD_S,
     LASTED_S,
     MARK_S,
     POLL_MAX_S,
     POLL_S,
+    REFUSED_S,
     BrokerWord,
     Publisher,
     one_for_each_path,
@@ -88,6 +92,14 @@ class InlineStore:
 
     def now_us(self) -> int:
         return NOW_US
+
+
+def attempts(delays_s: tuple[float, float], until_s: float) -> list[float]:
+    """Return when something is tried, from now on, with the delays of a backoff, drawn as long as they get."""
+    backoff, moments = Backoff(*delays_s), [0.0]
+    while (moment := moments[-1] + backoff.next_s()) <= until_s:
+        moments.append(moment)
+    return moments
 
 
 # What a sink does with a batch: fills in outcomes, waits, raises.
@@ -325,18 +337,18 @@ async def test_while_the_store_cannot_mark_nothing_is_sent_again(
 async def test_a_broker_that_is_away_is_tried_again_with_longer_and_longer_delays(
     bed: Bed, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Up to five seconds; then everything goes out, in order."""
+    """Up to one that nobody minds; then everything goes out, in order."""
     bed.opening = BrokerUnavailable("connection refused")
     bed.append("a.mp3", "b.mp3")
     nursery.start_soon(bed.publisher.run)
     await seconds(17)
-    assert bed.opened == pytest.approx([0, 0.2, 0.6, 1.4, 3.0, 6.2, 11.2, 16.2])
+    assert bed.opened == pytest.approx(attempts(AWAY_S, 17))
     state = bed.publisher.state
     assert (state.word, state.reason) == (BrokerWord.UNAVAILABLE, "connection refused")
     bed.opening = None
-    await seconds(5)
+    await seconds(AWAY_S[1])
     assert [batch for _, batch in bed.batches] == [[1, 2]]
-    assert bed.batches[0][0] == pytest.approx(21.2)
+    assert bed.batches[0][0] == pytest.approx(attempts(AWAY_S, 17 + AWAY_S[1])[-1])
     assert bed.publisher.state.word is BrokerWord.CONNECTED
     assert bed.publisher.state.reason == ""
 
@@ -344,11 +356,11 @@ async def test_a_broker_that_is_away_is_tried_again_with_longer_and_longer_delay
 async def test_a_broker_that_refuses_us_is_asked_slowly(
     bed: Bed, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A person has to act; up to a minute."""
+    """A person has to act."""
     bed.opening = BrokerRefused("wrong password")
     nursery.start_soon(bed.publisher.run)
     await seconds(200)
-    assert bed.opened == pytest.approx([0, 5, 15, 35, 75, 135, 195])
+    assert bed.opened == pytest.approx(attempts(REFUSED_S, 200))
     assert bed.word is BrokerWord.REFUSED
 
 
@@ -439,7 +451,7 @@ async def test_a_session_that_never_publishes_does_not_begin_the_delays_anew(
     bed.append("a.mp3")
     nursery.start_soon(bed.publisher.run)
     await seconds(200)
-    assert bed.opened == pytest.approx([0, 5, 15, 35, 75, 135, 195])
+    assert bed.opened == pytest.approx(attempts(REFUSED_S, 200))
 
 
 @pytest.mark.parametrize("good", ["published", "lasted"])
@@ -454,13 +466,13 @@ async def test_a_good_session_begins_the_delays_anew(
     if good == "published":
         bed.append("a.mp3")
     await seconds(2)
-    assert bed.opened[-1] == pytest.approx(11.2)
+    assert bed.opened[-1] == pytest.approx(attempts(AWAY_S, 10 + AWAY_S[1])[-1])
     if good == "lasted":
         await seconds(LASTED_S)
     lost_at = trio.current_time()
     bed.lost[0].set()
     await seconds(3)
-    assert bed.opened[-1] == pytest.approx(lost_at + 0.2)
+    assert bed.opened[-1] == pytest.approx(lost_at + AWAY_S[0])
 
 
 async def test_a_sink_that_is_closed_for_good_ends_the_publisher(
@@ -505,7 +517,7 @@ async def test_while_an_event_is_held_nothing_later_is_sent(
     bed.append("b.mp3", "c.mp3")
     await seconds(40)
     assert [batch for _, batch in bed.batches] == [[1]] * len(bed.batches)
-    assert [at for at, _ in bed.batches] == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 15.5, 25.5, 35.5])
+    assert [at for at, _ in bed.batches] == pytest.approx(attempts(HELD_S, 40))
     assert bed.word is BrokerWord.UNROUTABLE
     assert bed.publisher.state.reason == (
         "no queue is bound to file.created; bind one, or set TRACKWATCH_UNROUTABLE to park or drop"
@@ -526,7 +538,7 @@ async def test_what_was_confirmed_beside_a_held_event_is_not_sent_again(
     nursery.start_soon(bed.publisher.run)
     await seconds(5)
     assert bed.pending == [2]
-    assert [batch for _, batch in bed.batches] == [[1, 2, 3], [2], [2], [2]]
+    assert [batch for _, batch in bed.batches] == [[1, 2, 3], *[[2]] * (len(attempts(HELD_S, 5)) - 1)]
 
 
 async def test_held_events_begin_their_delays_anew(
@@ -543,7 +555,7 @@ async def test_held_events_begin_their_delays_anew(
     bed.append("b.mp3")
     start = trio.current_time()
     await seconds(2)
-    assert [at - start for at, batch in bed.batches if batch == [2]] == pytest.approx([0, 0.5, 1.5])
+    assert [at - start for at, batch in bed.batches if batch == [2]] == pytest.approx(attempts(HELD_S, 2))
 
 
 async def test_a_full_queue_is_waited_for(
@@ -656,6 +668,78 @@ async def test_waiting_for_empty_ends_when_all_is_confirmed(
     await bed.publisher.wait_empty()
     assert trio.current_time() - start == pytest.approx(5)
     assert bed.pending == []
+
+
+async def test_what_is_sent_again_is_waited_for_only_where_that_is_wanted(
+    bed: Bed, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A stop does not wait for a large replay, `run --once` does."""
+
+    async def slow(batch: Sequence[Outgoing], outcomes: dict[int, Outcome]) -> None:
+        await trio.sleep(5)
+        await confirm(batch, outcomes)
+
+    bed.append_many(150)
+    nursery.start_soon(bed.publisher.run)
+    await bed.publisher.wait_empty()
+    outbox.replay(bed.conn, range(1, 151))
+    bed.script = slow
+    await bed.publisher.wait_empty(replays=False)
+    assert len(bed.pending) == 150
+    await seconds(1)
+    bed.append("new.mp3")
+    start = trio.current_time()
+    await bed.publisher.wait_empty(replays=False)
+    assert trio.current_time() - start == pytest.approx(9), "the batch under way, and its own"
+    await bed.publisher.wait_empty()
+    assert bed.pending == []
+
+
+async def test_a_new_event_is_in_the_batch_after_the_one_under_way_however_large_a_replay_is(
+    bed: Bed, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And what is sent again of its own file goes with it, before it."""
+
+    async def slow(batch: Sequence[Outgoing], outcomes: dict[int, Outcome]) -> None:
+        await trio.sleep(1)
+        await confirm(batch, outcomes)
+
+    bed.append_many(1000)
+    nursery.start_soon(bed.publisher.run)
+    await bed.publisher.wait_empty()
+    bed.batches.clear()
+    bed.script = slow
+    outbox.replay(bed.conn, range(1, 1001))
+    bed.store.wake()
+    await seconds(0.5)
+    bed.append("new.mp3")
+    bed.append("998.mp3", kind=EventType.MODIFIED)
+    await seconds(3)
+    (_, first), (_, second), (_, third), *_ = bed.batches
+    assert first[:2] == [1, 2]
+    assert second == [999, 1001], "a batch ends where a path comes up again"
+    assert third[0] == 1002
+
+
+async def test_a_new_event_does_not_wait_for_a_held_one_that_is_sent_again(
+    bed: Bed, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nobody wants deletions any more; what is created is told at once all the same."""
+    bed.append("a.mp3", kind=EventType.DELETED)
+    nursery.start_soon(bed.publisher.run)
+    await bed.publisher.wait_empty()
+    bed.script = verdicts(_1=UNROUTABLE)
+    outbox.replay(bed.conn, [1])
+    bed.store.wake()
+    await seconds(30)
+    assert bed.word is BrokerWord.UNROUTABLE
+    bed.append("new.mp3")
+    await seconds(0)
+    assert bed.pending == [1]
+    bed.script = confirm
+    await seconds(11)
+    assert bed.pending == []
+    assert bed.word is BrokerWord.CONNECTED
 
 
 async def test_parked_events_are_not_waited_for(
