@@ -345,7 +345,7 @@ class AmqpSink:
                 remedy = "check host and port"
                 return BrokerRefused(f"connect to {where}: what listens there is no AMQP 0-9-1 broker; {remedy}")
             case _ if opening and tls and not isinstance(tls, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-                remedy = "check RABBITMQ_CA_FILE, the client certificate, and that this is the TLS port"
+                remedy = "check RABBITMQ_CA_FILE and RABBITMQ_CERT_FILE, and that this is the TLS port"
                 return BrokerRefused(f"connect to {where}: TLS failed ({_reason(tls)}); {remedy}")
             case None | asyncio.CancelledError():
                 return self._unavailable("connection lost, the broker may have fallen silent")

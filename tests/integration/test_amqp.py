@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.bed.rabbit import RabbitNode
+from tests.bed.rabbit import RabbitNode, free_ports
 from tests.sink_suite import AT_US, PATIENCE_S, rows
 from trackwatch.amqp import Broker, open_amqp
 from trackwatch.errors import BrokerRefused, BrokerUnavailable
@@ -370,6 +370,47 @@ async def test_tls_with_a_trusted_authority_works(
             await sink.publish(rows(100), outcomes)
     assert set(outcomes.values()) == {CONFIRMED}
     assert len(outcomes) == 100
+
+
+def sign(folder: Path, name: str, authority: tuple[str, str]) -> tuple[str, str]:
+    """Return a certificate that an authority has signed, and its key."""
+    cert, key, request, names = (str(folder / f"{name}.{suffix}") for suffix in ("pem", "key", "csr", "ext"))
+    Path(names).write_text("subjectAltName=DNS:localhost\n")
+    for command in (
+        ("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request, "-subj", f"/CN={name}"),
+        (*("openssl", "x509", "-req", "-in", request, "-CA", authority[0], "-CAkey", authority[1]),
+         *("-CAcreateserial", "-days", "2", "-extfile", names, "-out", cert)),
+    ):  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+async def test_a_broker_that_wants_to_know_who_we_are_is_shown_our_certificate(
+    tmp_path: Path, certificate: tuple[str, str]
+) -> None:
+    """RabbitMQ's own TLS listener, which refuses who has none that its authority has signed."""
+    server, ours = sign(tmp_path, "localhost", certificate), sign(tmp_path, "trackwatch", certificate)
+    port = free_ports().amqp
+    options = {
+        "cacertfile": certificate[0],
+        "certfile": server[0],
+        "keyfile": server[1],
+        "verify": "verify_peer",
+        "fail_if_no_peer_cert": "true",
+    }
+    lines = [f"listeners.ssl.1 = 127.0.0.1:{port}", *(f"ssl_options.{name} = {at}" for name, at in options.items())]
+    with RabbitNode(tmp_path / "node", config="\n".join(lines)) as node:
+        with pika.BlockingConnection(pika.URLParameters(node.url())) as connection:
+            bind(connection.channel())
+        url = f"amqps://guest:guest@localhost:{port}/"
+        outcomes: dict[int, Outcome] = {}
+        with_ours = Broker(url, ca_file=certificate[0], cert_file=ours[0], key_file=ours[1])
+        async with open_amqp(with_ours, instance_id="tests") as sink:
+            await sink.publish(rows(3), outcomes)
+        assert list(outcomes.values()) == [CONFIRMED] * 3
+        with pytest.raises((BrokerRefused, BrokerUnavailable), match="certificate_required.*RABBITMQ_CERT_FILE"):
+            async with open_amqp(Broker(url, ca_file=certificate[0]), instance_id="tests"):
+                pass
 
 
 @pytest.mark.parametrize(
