@@ -272,6 +272,7 @@ class AmqpSink:
             case Confirm() | Returned():
                 if self._sending is not None:
                     self._sending.answer(said)
+                    self._set_deadline()  # a slow disk or line takes its time, but goes on
             case spec.Connection.Close():
                 self._closed_as = said
             case _:
@@ -347,6 +348,8 @@ class AmqpSink:
             case _ if opening and tls and not isinstance(tls, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
                 remedy = "check RABBITMQ_CA_FILE and RABBITMQ_CERT_FILE, and that this is the TLS port"
                 return BrokerRefused(f"connect to {where}: TLS failed ({_reason(tls)}); {remedy}")
+            case asyncio.IncompleteReadError():
+                return self._unavailable("connection lost, the other side has closed it")
             case None | asyncio.CancelledError():
                 return self._unavailable("connection lost, the broker may have fallen silent")
             case _:
@@ -413,7 +416,9 @@ class _Sending:
                 key = routing_key(row.event_type)
                 self.outcomes[row.sequence] = Outcome(Verdict.UNROUTABLE, f"no queue is bound to {key}")
             return
-        tags = list(takewhile(lambda tag: tag <= said.tag, self.waiting)) if said.multiple else [said.tag]
+        tags = [said.tag]
+        if said.multiple:  # 0: all there are
+            tags = list(takewhile(lambda tag: tag <= said.tag or not said.tag, self.waiting))
         for tag in tags:
             row = self.waiting.pop(tag, None)
             if row is None:
@@ -443,7 +448,7 @@ class _OverheardReader(asyncio.StreamReader):
     def feed_data(self, data: Any) -> None:
         now = asyncio.get_running_loop().time()
         passed = self._ear.feed(bytes(data))
-        if not passed and now > self._fed_at + SIGN_OF_LIFE_S:
+        if not passed and now > self._fed_at + SIGN_OF_LIFE_S and self._ear.is_between_frames:
             passed = HEARTBEAT  # or else aiormq would take a broker that only confirms for a silent one
         if passed:
             self._fed_at = now

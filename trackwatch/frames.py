@@ -31,6 +31,8 @@ _CONNECTION = (
     pamqp.commands.Connection.Blocked.index,
     pamqp.commands.Connection.Unblocked.index,
 )
+# What RabbitMQ proposes, unless it is told otherwise.
+FRAME_DEFAULT_BYTES = 131_072
 # Read by a client as a sign of life.
 HEARTBEAT = _FRAME.pack(8, 0, 0) + _END
 
@@ -57,14 +59,14 @@ class Returned:
 class Encoder:
     """Puts events into frames for one exchange, on one channel.
 
-    `frame_max` is the largest frame that was agreed on with the broker, in bytes.
+    `frame_max` is the largest frame that was agreed on with the broker, in bytes; 0: any.
     """
 
     def __init__(self, exchange: str, instance_id: str, *, channel: int, frame_max: int) -> None:
         self._exchange = exchange
         self._instance_id = instance_id
         self._channel = channel
-        self._body_max = frame_max - _FRAME.size - len(_END)
+        self._body_max = (frame_max or FRAME_DEFAULT_BYTES) - _FRAME.size - len(_END)
         self._methods: dict[str, bytes] = {}
 
     def encode(self, row: Outgoing) -> bytes:
@@ -113,6 +115,11 @@ class Ear:
         """Take the answers on this channel from now on."""
         self._channel = channel
         self._passed = len(self._unseen)
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether all that was passed on so far were whole frames."""
+        return not self._passed
 
     def feed(self, data: bytes) -> bytes:
         """Return what of the data so far is to be passed on: whole frames, once the channel is known."""

@@ -9,17 +9,17 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from trackwatch import catalogue
 from trackwatch.catalogue import Entry
-from trackwatch.correlate import Candidate, Holder, Origin, nearest, origin
+from trackwatch.correlate import Candidate, Holder, nearest, origin
 from trackwatch.record import Exchanged, Linked, Moved
-from trackwatch.settle import Due, Heard
+from trackwatch.settle import Due
 from trackwatch.statx import birth_ns
 from trackwatch.sweep import Wanted
-from trackwatch.track import Location, Observation, Root, Signature, is_audio, storable
+from trackwatch.track import Location, Observation, Root, Signature, is_audio
 from trackwatch.trust import Moment, Trust
 
 GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -40,8 +40,8 @@ class Kind(Enum):
 class Sighting:
     """What a look at one due path found; `gone` are known paths of the same root that are not there any more.
 
-    `also` are other names of the same file, with a content that is not its content any more: notifications only come
-    for the name that it was written by. What `is_doubtful` may have been written to on the way from elsewhere: it is
+    `also` are other names of the same file, which may have another content than we know: notifications only come for
+    the name that it was written by. What `is_doubtful` may have been written to on the way from elsewhere: it is
     recorded with its old change time, and has to be looked at, and so read, again.
     """
 
@@ -57,15 +57,13 @@ class Sighting:
 class Lookout:
     """Looks at the paths of some roots.
 
-    `is_in_hand` tells whether a location was taken and is not finished, `heard` what was heard of it since it was last
-    compared with the catalogue (None: nothing).
+    `is_in_hand` tells whether a location was taken and is not finished.
     """
 
     roots: Mapping[int, Root]
     wanted: Wanted
     trust: Trust
     is_in_hand: Callable[[Location], bool]
-    heard: Callable[[Location], Heard | None]
     quiet_s: float = 0.0  # what was changed more recently than this, by its own ctime, is not at rest yet
 
     def look_at_all(self, batch: Sequence[Due], conn: sqlite3.Connection) -> list[Sighting]:
@@ -95,16 +93,21 @@ class Lookout:
             kind = Kind.DIRECTORY if self.wanted.directory(location.path) else Kind.UNCHANGED
             return Sighting(due, kind, gone=(location.path,) if known else ())
         seen = Signature.of(result)
-        seen_links = result.st_nlink if stat.S_ISREG(result.st_mode) else 1
-        also = self._other_names(due, seen, conn) if seen_links > 1 else ()
+        others = self._other_names(location, seen, conn) if stat.S_ISREG(result.st_mode) and result.st_nlink > 1 else ()
+        also = tuple(entry.location for entry in others if not entry.signature.unchanged_since(seen))
         if not stat.S_ISREG(result.st_mode) or not self.wanted.file(location.path):
             return Sighting(due, Kind.GONE, gone=self._known_at(location, glance), also=also)
         below = self._known_below(location, conn)  # it was a directory
         if known is not None and known.signature.unchanged_since(seen):
-            is_denied = seen_links > 1 and self._is_denied(known, conn)
+            # Known with another content under another name: one of the two was a guess.
+            is_denied = any(other.sha256 != known.sha256 and other.signature.unchanged_since(seen) for other in others)
             return Sighting(due, Kind.CHANGED if is_denied else Kind.UNCHANGED, gone=below)
         if self._is_restless(due, seen):
             return Sighting(due, Kind.LATER, gone=below)
+        for other in others:
+            # As it is now it was described under another name.
+            if other.signature.unchanged_since(seen) and is_audio(other.location.path) == is_audio(location.path):
+                return Sighting(due, Kind.ELSEWHERE, Linked(other.location, location, seen), gone=below)
         if known is None or known.signature.inode != seen.inode:
             return replace(self._trace(due, path, seen, glance, together), gone=below, also=also)
         return Sighting(due, Kind.CHANGED, gone=below, also=also)
@@ -114,24 +117,12 @@ class Lookout:
         age_ns = time.time_ns() - seen.ctime_ns
         return due.is_live and not due.at_ceiling and 0 <= age_ns < self.quiet_s * 1e9
 
-    def _is_denied(self, known: Entry, conn: sqlite3.Connection) -> bool:
-        """Whether the very same file is known with another content under another name: one of the two was a guess."""
-        return any(
-            entry.signature.unchanged_since(known.signature) and entry.sha256 != known.sha256
-            for entry in catalogue.find_inode(conn, known.signature.inode)
-        )
-
-    def _other_names(self, due: Due, seen: Signature, conn: sqlite3.Connection) -> tuple[Location, ...]:
-        """Return where else a file with several names is known, perhaps with another content than it has now."""
-        entries = [entry for entry in catalogue.find_inode(conn, seen.inode) if entry.location != due.location]
+    def _other_names(self, location: Location, seen: Signature, conn: sqlite3.Connection) -> tuple[Entry, ...]:
+        """Return what is known of a file with several names under its other ones."""
         return tuple(
-            entry.location
-            for entry in entries
-            if entry.location.root_id in self.roots
-            and (
-                (entry.signature.size_bytes, entry.signature.mtime_ns) != (seen.size_bytes, seen.mtime_ns)
-                or Heard.CONTENT in due.heard
-            )
+            entry
+            for entry in catalogue.find_inode(conn, seen.inode)
+            if entry.location != location and entry.location.root_id in self.roots
         )
 
     def content_origin(self, location: Location, seen: Observation, conn: sqlite3.Connection) -> Moved | None:
@@ -195,28 +186,13 @@ class Lookout:
         found = origin(location, born, [Candidate(entry, self._holder(entry, glance)) for entry in entries])
         if found is None:
             return Sighting(due, Kind.CHANGED)
+        # A new name changes the ctime as writing does, and tag editors write within the padding, put the mtime back and
+        # rename, in this or another order: it is told at once, and read at leisure. (The files of a directory that was
+        # renamed keep their ctime.) Notifications cannot rule it out: see decision 0007.
         known_ctime_ns = next(entry.signature.ctime_ns for entry in entries if entry.location == found.source)
-        is_doubtful = known_ctime_ns != seen.ctime_ns and not self._is_untouched(due, path, seen, found, glance)
-        signature = replace(born, ctime_ns=known_ctime_ns) if is_doubtful else born
-        change = (Linked if found.is_link else Moved)(found.source, location, signature)
+        is_doubtful = known_ctime_ns != seen.ctime_ns
+        change = (Linked if found.is_link else Moved)(found.source, location, replace(born, ctime_ns=known_ctime_ns))
         return Sighting(due, Kind.ELSEWHERE, change, is_doubtful=is_doubtful)
-
-    def _is_untouched(self, due: Due, path: bytes, seen: Signature, found: Origin, glance: "_Glance") -> bool:
-        """Whether a file that has got another name is sure to have had nothing else done to it.
-
-        A new name changes the ctime as writing does, and tag editors write within the padding, put the mtime back and
-        rename: so we must have been told all that happened, and that no content was touched. Written right after it was
-        renamed, it is only told as renamed; then its change is younger than that of its directory.
-        """
-        if Heard.CONTENT in due.heard:
-            return False
-        heard = self.heard(found.source)
-        if found.is_link:
-            if heard is not None and Heard.CONTENT in heard:
-                return False
-        elif heard is not Heard.NAME:
-            return False
-        return seen.ctime_ns <= glance.changed_ns(os.path.dirname(path))
 
     def _can_become(self, entry: Entry, location: Location) -> bool:
         # What is known of a file's tags depends on the kind of its name: audio, or anything else.
@@ -241,16 +217,6 @@ class _Glance:
 
     conn: sqlite3.Connection
     moment: Moment
-    _changed_ns: dict[bytes, int] = field(default_factory=dict)
-
-    def changed_ns(self, directory: bytes) -> int:
-        """Return when a name in a directory (absolute) came or went last, by its own mtime; long ago if it is away."""
-        if directory not in self._changed_ns:
-            try:
-                self._changed_ns[directory] = storable(os.stat(directory).st_mtime_ns)
-            except OSError:
-                return -(1 << 63)
-        return self._changed_ns[directory]
 
     def may_conclude(self, root: Root, path: bytes) -> bool:
         """Whether something that is not found there may be called gone."""

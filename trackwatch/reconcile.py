@@ -19,7 +19,7 @@ from trackwatch import catalogue
 from trackwatch.look import Kind, Lookout, Sighting
 from trackwatch.record import Absent, Change, Ledger, Present
 from trackwatch.root import RootState
-from trackwatch.settle import DirtySet, Due, Heard, Rest
+from trackwatch.settle import DirtySet, Due, Rest
 from trackwatch.store import Reader, Store
 from trackwatch.sweep import Wanted
 from trackwatch.sweeper import Findings, Sweeper
@@ -54,12 +54,6 @@ class Job:
     path: bytes  # absolute
 
 
-@dataclass(slots=True)
-class _Vanished:
-    until: float  # its grace ends then
-    heard: Heard  # when it was found to be gone
-
-
 class Reconcile:
     """See the module's docstring. `hint` may be called at any time from the event loop, and never blocks."""
 
@@ -86,13 +80,12 @@ class Reconcile:
         self._had_files = False  # at the start: a first import has nothing to compare with
         self._ready_live: OrderedDict[Location, Job] = OrderedDict()
         self._ready_bulk: OrderedDict[Location, Job] = OrderedDict()
-        self._vanished: dict[Location, _Vanished] = {}  # in the order in which their graces end
+        self._vanished: dict[Location, float] = {}  # when its grace ends; in that order
         self._goes_first = wanted.priority or (lambda _path: False)
         self._trust = Trust(roots)
-        self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand, self._heard, settle.quiet_s)
+        self._lookout = Lookout(self._roots, wanted, self._trust, settle.is_in_hand, settle.quiet_s)
         self._believed: set[int] = set()  # roots whose vanished files are told however many they are
         self._other_names: dict[Location, tuple[Location, ...]] = {}  # of files in a worker's hand; see Sighting.also
-        self._newest_until: dict[int, float] = {}  # of a root: when the grace of what vanished last ends
         self._no_mass: dict[int, int] = {}  # of a root: how many vanished files were found to be no mass
         self._removed: deque[tuple[float, int]] = deque()  # when, and in which root: the removals of late
         self._grace_s = grace_s
@@ -117,24 +110,20 @@ class Reconcile:
         """The state of each root."""
         return list(self._sweeper.states.values())
 
-    def hint_path(self, path: bytes, is_name: bool, quiet_s: float = 0.0) -> None:
-        """Note what was heard of an absolute path: that its name came or went, or that it was changed in place.
-
-        It may have been quiet for a while since; whether it has, a look will tell.
-        """
+    def hint_path(self, path: bytes, quiet_s: float = 0.0) -> None:
+        """Note that something may have happened at an absolute path, which may have been quiet for so long since."""
         for root in self._roots.values():
             relative = root.relative(path)
             if relative is not None:
-                heard = Heard.NAME if is_name else Heard.CONTENT
-                self._hint(Location(root.id, relative), trio.current_time() - quiet_s, heard)
+                self._hint(Location(root.id, relative), trio.current_time() - quiet_s)
                 return
 
     def hint(self, location: Location) -> None:
-        """Note that something may have happened at a location, of which nothing was heard."""
-        self._hint(location, trio.current_time(), Heard.NOTHING)
+        """Note that something may have happened at a location."""
+        self._hint(location, trio.current_time())
 
-    def _hint(self, location: Location, at: float, heard: Heard) -> None:
-        self._settle.hint(location, at, heard)
+    def _hint(self, location: Location, at: float) -> None:
+        self._settle.hint(location, at)
         if self._ready_bulk.pop(location, None) is not None:
             self.finished(location, Rest.DONE)  # nobody has begun to read it, and now it is live
         self._work.set()
@@ -236,7 +225,7 @@ class Reconcile:
         due_at = self._settle.next_due_at(bulk=not self._ready_bulk)
         moments = [] if due_at is None else [due_at]
         if self._vanished:
-            grace_ends_at = next(iter(self._vanished.values())).until
+            grace_ends_at = next(iter(self._vanished.values()))
             moments.append(max(grace_ends_at, trio.current_time() + VANISH_LOOK_S))
         return min(moments, default=float("inf"))
 
@@ -257,7 +246,7 @@ class Reconcile:
         elsewhere: list[Sighting] = []
         for seen in sightings:
             location = seen.due.location
-            self._hold(seen)
+            self._hold(Location(location.root_id, path) for path in seen.gone)
             match seen.kind:
                 case Kind.CHANGED:
                     job = Job(seen.due, self._roots[location.root_id].absolute(location.path))
@@ -283,32 +272,23 @@ class Reconcile:
             fits = await self._store.write(partial(_record_all, changes))
             for seen, fit in zip(elsewhere, fits, strict=True):
                 # What did not fit was overtaken by other news of its old path: look again.
-                now, location = trio.current_time(), seen.due.location
-                is_done = fit and not (seen.is_doubtful and seen.due.is_live)
-                self._settle.finished(location, Rest.DONE if is_done else Rest.LATER, now)
-                if is_done and seen.is_doubtful:
-                    self._settle.bulk([location], now)
+                self._settle.finished(seen.due.location, Rest.DONE if fit else Rest.LATER, trio.current_time())
+            doubtful = [
+                seen.due.location for seen, fit in zip(elsewhere, fits, strict=True) if fit and seen.is_doubtful
+            ]
+            self._settle.bulk(doubtful, trio.current_time())
 
     # Vanished files
-
-    def _heard(self, location: Location) -> Heard | None:
-        if self._sweeper.is_hasty(location.root_id):
-            return Heard.CONTENT  # what was missed, and is swept for, may have been that
-        heard = self._settle.heard(location)
-        vanished = self._vanished.get(location)
-        return heard if vanished is None else vanished.heard | (heard or Heard.NOTHING)
 
     def _grace_ends_at(self) -> float:
         # What moved into a directory that cannot be watched turns up when that is compared.
         return trio.current_time() + self._grace_s + self._sweeper.blindness_s
 
-    def _hold(self, seen: Sighting) -> None:
+    def _hold(self, locations: Iterable[Location]) -> None:
         until = self._grace_ends_at()
-        at = seen.due.location
-        for path in seen.gone:
-            if self._sweeper.states[at.root_id].suspect_since is None:  # else a sweep decides
-                heard = seen.due.heard if path == at.path else Heard.NOTHING
-                self._add_vanished(Location(at.root_id, path), until, heard)
+        for location in locations:
+            if self._sweeper.states[location.root_id].suspect_since is None:  # else a sweep decides
+                self._add_vanished(location, until)
 
     def _vanish(self, locations: Iterable[Location], believed: bool) -> None:
         """Take what a sweep found missing; a mass of it is only told if it is `believed`."""
@@ -317,15 +297,11 @@ class Reconcile:
             if believed:
                 self._believed.add(location.root_id)
             if believed or self._sweeper.states[location.root_id].suspect_since is None:
-                self._add_vanished(location, until, Heard.NOTHING)
+                self._add_vanished(location, until)
         self._work.set()
 
-    def _add_vanished(self, location: Location, until: float, heard: Heard) -> None:
-        if location in self._vanished:
-            self._vanished[location].heard |= heard
-        else:
-            self._vanished[location] = _Vanished(until, heard)
-            self._newest_until[location.root_id] = until
+    def _add_vanished(self, location: Location, until: float) -> None:
+        self._vanished.setdefault(location, until)
 
     async def _wait_let_go(self, root_id: int) -> None:
         while any(location.root_id == root_id for location in self._vanished):
@@ -334,19 +310,19 @@ class Reconcile:
     async def _let_go(self) -> None:
         """Record the removal of what vanished and did not turn up elsewhere within its grace."""
         now = trio.current_time()
-        ended = list(islice(takewhile(lambda item: item[1].until <= now, self._vanished.items()), LOOK_MAX))
+        ended = list(islice(takewhile(lambda item: item[1] <= now, self._vanished.items()), LOOK_MAX))
         if not ended:
             return
         oldest_at = -math.inf if self._sweeper.has_subtrees else self._settle.oldest_at()
         growing = self._growing(now)
         released = [
             location
-            for location, held in ended
+            for location, until in ended
             if not self._settle.is_in_hand(location)
             and (
-                held.until + VANISH_MAX_S <= now
+                until + VANISH_MAX_S <= now
                 or (
-                    held.until - self._grace_s < oldest_at
+                    until - self._grace_s < oldest_at
                     and location.root_id not in growing
                     and not self._sweeper.is_hasty(location.root_id)
                 )
@@ -371,14 +347,10 @@ class Reconcile:
 
     def _growing(self, now: float) -> set[int]:
         """Return the roots of which many files go on vanishing: the end of it shows whether it is a mass."""
-        if len(self._vanished) < MASS_FILES:
-            return set()
-        counts = Counter(location.root_id for location in self._vanished)
-        return {
-            root_id
-            for root_id, count in counts.items()
-            if count >= MASS_FILES and self._newest_until[root_id] > now and root_id not in self._believed
-        }
+        # Only what is within its grace: what was held back before must not let a mere trickle count as many.
+        recent = takewhile(lambda item: item[1] > now, reversed(self._vanished.items()))
+        counts = Counter(location.root_id for location, _ in recent)
+        return {root_id for root_id, count in counts.items() if count >= MASS_FILES and root_id not in self._believed}
 
     async def _is_mass(self, root_id: int) -> bool:
         """Whether so much of a root vanishes at once that it is not believed; if so, it is held from now on."""

@@ -11,7 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, Flag, auto
+from enum import Enum
 from typing import NamedTuple
 
 from trackwatch.track import Location
@@ -35,14 +35,6 @@ class Rest(Enum):
 _NOT_BEFORE_S = {Rest.LATER: 0.05, Rest.UNSURE: 0.25}
 
 
-class Heard(Flag):
-    """What the notifications about a path were of; nothing, if only a sweep has come upon it."""
-
-    NOTHING = 0
-    NAME = auto()  # it appeared, or it went
-    CONTENT = auto()  # it was written to, or its times or rights were changed
-
-
 class Due(NamedTuple):
     """A path taken for a look."""
 
@@ -50,7 +42,6 @@ class Due(NamedTuple):
     is_live: bool
     quiet_s: float  # for how long nothing was heard of it; infinite if nobody was listening (bulk)
     at_ceiling: bool  # it has been changing for so long that it is to be described as it is
-    heard: Heard = Heard.NOTHING  # since it was looked at last
 
 
 @dataclass(slots=True)
@@ -59,9 +50,7 @@ class _Dirty:
     last_at: float
     due_at: float
     is_live: bool
-    heard: Heard = Heard.NOTHING
     again_at: float | None = None  # when it was first hinted again while in hand
-    heard_again: Heard = Heard.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +77,19 @@ class DirtySet:
         self._flooded: set[int] = set()
         self._live_per_root: dict[int, int] = {}
 
-    def hint(self, location: Location, now: float, heard: Heard = Heard.NOTHING) -> None:
-        """Note that something may have happened at a path just now, and what was heard of it."""
+    def hint(self, location: Location, now: float) -> None:
+        """Note that something may have happened at a path just now."""
         held = self._in_hand.get(location)
         if held is not None:
             held.again_at = now if held.again_at is None else held.again_at
             held.last_at = now
-            held.heard_again |= heard
             return
         first_at = now
         bulk = self._bulk.pop(location, None)
         dirty = self._waiting.get(location) or bulk
         if dirty is not None and dirty.is_live:
             first_at = dirty.first_at
-        self._wait(location, first_at, now, self.quiet_s, heard)
+        self._wait(location, first_at, now, self.quiet_s)
 
     def bulk(self, locations: Iterable[Location], now: float) -> None:
         """Put paths that a sweep found into the bulk lane; those that are dirty already stay as they are."""
@@ -133,7 +121,7 @@ class DirtySet:
         self._bulk_in_hand -= not dirty.is_live
         if rest is Rest.DONE:
             if dirty.again_at is not None:
-                self._wait(location, dirty.again_at, dirty.last_at, self.quiet_s, dirty.heard_again)
+                self._wait(location, dirty.again_at, dirty.last_at, self.quiet_s)
             return
         quiet_s = UNKNOWN_WRITER_QUIET_S if rest is Rest.UNSURE else self.quiet_s
         last_at = now if rest is Rest.MOVED_ON else dirty.last_at
@@ -141,8 +129,7 @@ class DirtySet:
         # the bulk lane was no change of it.
         is_new_period = not dirty.is_live or now >= dirty.first_at + self._ceiling_s
         first_at = now if is_new_period else dirty.first_at
-        heard = dirty.heard | dirty.heard_again
-        self._wait(location, first_at, last_at, quiet_s, heard, not_before=now + _NOT_BEFORE_S.get(rest, 0.0))
+        self._wait(location, first_at, last_at, quiet_s, not_before=now + _NOT_BEFORE_S.get(rest, 0.0))
 
     def next_due_at(self, *, bulk: bool = True) -> float | None:
         """Return when a path will be at rest (a moment in the past: there is one), None if nothing waits."""
@@ -159,14 +146,6 @@ class DirtySet:
     def is_in_hand(self, location: Location) -> bool:
         """Whether a path is taken and not finished."""
         return location in self._in_hand
-
-    def heard(self, location: Location) -> Heard | None:
-        """Return what was heard of a path that waits or is in hand; None if it is not dirty."""
-        held = self._in_hand.get(location)
-        if held is not None:
-            return held.heard | held.heard_again
-        dirty = self._waiting.get(location) or self._bulk.get(location)
-        return None if dirty is None else dirty.heard
 
     def oldest_at(self) -> float:
         """Return when the oldest path that waits in the live lane or is in hand was first hinted; infinity if none."""
@@ -185,9 +164,9 @@ class DirtySet:
     def _take(self, location: Location, dirty: _Dirty, now: float) -> Due:
         self._in_hand[location] = dirty
         self._bulk_in_hand += not dirty.is_live
-        dirty.again_at, dirty.heard_again = None, Heard.NOTHING
+        dirty.again_at = None
         at_ceiling = dirty.is_live and now >= dirty.first_at + self._ceiling_s
-        return Due(location, dirty.is_live, now - dirty.last_at if dirty.is_live else math.inf, at_ceiling, dirty.heard)
+        return Due(location, dirty.is_live, now - dirty.last_at if dirty.is_live else math.inf, at_ceiling)
 
     def _wait(
         self,
@@ -195,7 +174,6 @@ class DirtySet:
         first_at: float,
         last_at: float,
         quiet_s: float,
-        heard: Heard,
         *,
         not_before: float = 0.0,
     ) -> None:
@@ -206,10 +184,9 @@ class DirtySet:
                 self._drop_root(location.root_id)
                 return
             self._count(location, +1)
-            self._waiting[location] = _Dirty(first_at, last_at, due_at, is_live=True, heard=heard)
+            self._waiting[location] = _Dirty(first_at, last_at, due_at, is_live=True)
         else:
             dirty.first_at, dirty.last_at, dirty.due_at = first_at, last_at, due_at
-            dirty.heard |= heard
         heapq.heappush(self._heap, (due_at, location))
         if len(self._heap) > 2 * len(self._waiting) + 1000:
             # A path that is written all the time leaves an outdated entry with each hint.

@@ -174,7 +174,7 @@ def compare_directory(
             continue
         if is_directory and stat.S_ISDIR(result.st_mode):
             directories.pop(child, None)
-            found.append(Directory(child, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not _decodes(child)))
+            found.append(Directory(child, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not is_decodable(child)))
         elif stat.S_ISREG(result.st_mode):
             before = files.pop(child, None)
             if before is None or not before.unchanged_since(Signature.of(result)):
@@ -198,7 +198,7 @@ def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, b
             for entry in entries:
                 child = prefix + entry.name
                 if not is_odd and not entry.name.isascii():
-                    is_odd = not _decodes(entry.name)
+                    is_odd = not is_decodable(entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     if wanted.directory(child):
                         children.append((child, True))
@@ -209,10 +209,10 @@ def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, b
     # A file `a.mp3` sorts by its name, a directory `a` by `a/`: that is how the full paths below it sort.
     children.sort(key=lambda item: item[0] + b"/" if item[1] else item[0])
     files = sum(not is_directory for _, is_directory in children)
-    return children, Directory(path, own.st_dev, own.st_ino, own.st_mtime_ns, files, is_odd or not _decodes(path))
+    return children, Directory(path, own.st_dev, own.st_ino, own.st_mtime_ns, files, is_odd or not is_decodable(path))
 
 
-def _decodes(name: bytes) -> bool:
+def is_decodable(name: bytes) -> bool:
     try:
         name.decode()
     except UnicodeDecodeError:

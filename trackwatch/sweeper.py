@@ -35,6 +35,7 @@ from trackwatch.sweep import (
     check_root,
     compare_directory,
     differences,
+    is_decodable,
     walk,
 )
 from trackwatch.track import Location, Root
@@ -461,9 +462,10 @@ class Sweeper:
     async def _cover(self, state: RootState, directories: Iterable[Directory]) -> int:
         """Watch directories; those that cannot be are compared all the time instead."""
         watchable = []
+        is_root_odd = not is_decodable(state.root.path)
         for directory in directories:
             watched = self._watched(state, directory)
-            if directory.is_odd:
+            if directory.is_odd or is_root_odd:
                 state.blind.add(watched.path)
             else:
                 watchable.append(watched)

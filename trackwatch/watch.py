@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import trio
@@ -77,13 +78,12 @@ class _Arm:
 class Watch:
     """Watches directories while `run` runs.
 
-    `hint` is called with the absolute path of whatever may have changed, whether its name came or went (or else it was
-    changed in place; both within one batch are told as the name alone), and for how many seconds it may have been quiet
-    since; `doubt` with the directories whose changes may have been missed (they may be no longer watched: sweep them,
-    and `cover` them again).
+    `hint` is called with the absolute path of whatever may have changed, and for how many seconds it may have been
+    quiet since; `doubt` with the directories whose changes may have been missed (they may be no longer watched: sweep
+    them, and `cover` them again).
     """
 
-    def __init__(self, hint: Callable[[bytes, bool, float], None], doubt: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, hint: Callable[[bytes, float], None], doubt: Callable[[list[bytes]], None]) -> None:
         self._hint = hint
         self._doubt = doubt
         self._covered: SortedDict = SortedDict()  # path -> (inode, arm, the path itself)
@@ -131,16 +131,17 @@ class Watch:
         """Return the directories that the kernel has stopped to watch; they are no longer covered."""
         async with self._one_at_a_time:
             lost: list[bytes] = []
-            for arm in self._arms:
+            for arm in list(self._arms):
                 if arm.descriptor is None or not arm.is_comparable:
                     continue
                 watched = await trio.to_thread.run_sync(_watched_inodes, arm.descriptor)
-                lost += [
+                unwatched = [
                     path for path, (inode, holder, _) in self._covered.items() if holder is arm and inode not in watched
                 ]
-            for path in lost:
-                arm = self._covered.pop(path)[1]
-                arm.paths.discard(path)
+                for path in unwatched:
+                    del self._covered[path]
+                    arm.paths.discard(path)
+                lost += unwatched
             return lost
 
     def statistics(self) -> dict[str, int]:
@@ -187,6 +188,8 @@ class Watch:
         """Note which directories of a new arm the kernel does not watch after all: its limit was reached."""
         assert arm.descriptor is not None
         watched = await trio.to_thread.run_sync(_watched_inodes, arm.descriptor)
+        if arm not in self._arms:
+            return  # it has died meanwhile, and its doubt follows
         inodes = set(directories.values())
         arm.is_comparable = watched <= inodes
         if len(watched) >= len(inodes) or not arm.is_comparable:
@@ -194,7 +197,7 @@ class Watch:
         left_out = [path for path in arm.paths if directories[path] not in watched]
         for path in left_out:
             arm.paths.discard(path)
-            del self._covered[path]
+            self._covered.pop(path, None)
         # One that has gone since it was listed is no news; a limit leaves many.
         there = await trio.to_thread.run_sync(lambda: [path for path in left_out if os.path.lexists(path)])
         if there:
@@ -221,16 +224,21 @@ class Watch:
         """Pass on what one arm says, until it is stopped or dies."""
         # Nothing else takes its thread, however many others are busy.
         thread = trio.CapacityLimiter(1)
+
+        async def watch(step_ms: int, call_ms: int) -> set[tuple[int, str]]:
+            call = partial(arm.watcher.watch, DEBOUNCE_MS, step_ms, call_ms, arm.stop)
+            batch = await trio.to_thread.run_sync(call, limiter=thread)
+            return set() if isinstance(batch, str) else batch  # "timeout", or "stop"
+
+        paths = list(arm.paths)  # a successor may take them over, while this one has not told everything yet
         try:
             # A thread cannot be cancelled; it looks at its event at each step.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_when_cancelled, arm.stop)
                 step_ms, call_ms = STEP_MS, IDLE_MS
                 while not arm.stop.is_set():
-                    batch = await trio.to_thread.run_sync(
-                        arm.watcher.watch, DEBOUNCE_MS, step_ms, call_ms, arm.stop, limiter=thread
-                    )
-                    if isinstance(batch, str):  # "timeout", or "stop"
+                    batch = await watch(step_ms, call_ms)
+                    if not batch:
                         step_ms, call_ms = IDLE_STEP_MS, IDLE_CALL_MS
                         continue
                     self._take(arm, batch, quiet_s=step_ms / 1000)
@@ -241,24 +249,23 @@ class Watch:
             # asks for finds it.
             if arm in self._arms:
                 self._arms.remove(arm)
-            for path in arm.paths:
+            for path in paths:
                 if self._covered.get(path, (0, None))[1] is arm:
                     del self._covered[path]
             if trio.current_time() - arm.since > LONG_LIFE_S:
                 self._backoff.reset()
             arm.watcher.close()  # now: instances are scarce
-            await self._bury(list(arm.paths), _reason(group), self._backoff.next_s())
+            await self._bury(paths, _reason(group), self._backoff.next_s())
         finally:
             arm.watcher.close()
 
     def _take(self, arm: _Arm, batch: set[tuple[int, str]], *, quiet_s: float) -> None:
         for kind, name in batch:
             path = os.fsencode(name)
-            is_name = kind != Change.modified
-            if is_name and path in self._covered:
+            if kind != Change.modified and path in self._covered:
                 # The directory has gone, or another has come in its place, perhaps with the same inode number.
                 self._forget(path)
-            self._hint(path, is_name, quiet_s)
+            self._hint(path, quiet_s)
         if arm.last_batch + len(batch) >= self._burst_changes:
             self._note_burst(trio.current_time())
         arm.last_batch = len(batch)

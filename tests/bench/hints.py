@@ -116,7 +116,7 @@ async def hinted(
     async with reconciling(root, state, describe=describe) as reconcile:
         paths = await trio.to_thread.run_sync(_files, root, count)
         # What the watcher says by itself would come on top.
-        reconcile._watch._hint = lambda _path, _is_name, _quiet_s: None
+        reconcile._watch._hint = lambda _path, _quiet_s: None
         await trio.to_thread.run_sync(change, paths)
         await trio.sleep(1)
         idle, busy = Delay(), Delay()
@@ -129,7 +129,7 @@ async def hinted(
             cpu_s, began_s = time.thread_time(), time.perf_counter()
             for _ in range(hints_each):
                 for path in paths:
-                    reconcile.hint_path(path, False)
+                    reconcile.hint_path(path)
             hints_s = time.thread_time() - cpu_s
             await reconcile.wait_idle()
             all_s, took_s = time.thread_time() - cpu_s, time.perf_counter() - began_s

@@ -273,9 +273,6 @@ class IntakeMachine(RuleBasedStateMachine):
         self.directories: set[bytes] = set(self.roots)
         self.latest = b""  # directory that was made or moved
         self.moved_out: list[bytes] = []
-        # Files that got a name since the last rest. One that is written in the very moment after that, its size and
-        # mtime kept, may be told as renamed alone: a known limit of notifications (see `Lookout`).
-        self.renamed: set[int] = set()
         self.writers: dict[int, BinaryIO] = {}  # files that are being written
         self.story: list[str] = []
         self.has_had_odd_names = False
@@ -345,7 +342,6 @@ class IntakeMachine(RuleBasedStateMachine):
         os.rename(old, new)
         if self.names.get(new) != self.names[old]:  # else two links to one file: rename(2) does nothing
             self.names[new] = self.names.pop(old)
-        self.renamed.add(self.names[new])
 
     # --- files ---
 
@@ -365,8 +361,6 @@ class IntakeMachine(RuleBasedStateMachine):
         path = self._file(which)
         before = self.contents[self.names[path]]
         if before is None:
-            return
-        if how == "keep mtime" and self.names[path] in self.renamed:
             return
         self._tell("write in place", path, str(content), how)
         times = os.stat(path)
@@ -415,7 +409,6 @@ class IntakeMachine(RuleBasedStateMachine):
             self._tell("link", old, new)
             os.link(old, new)
             self.names[new] = self.names[old]
-            self.renamed.add(self.names[new])
 
     @precondition(lambda self: self._file(0))
     @rule(which=WHICH)
@@ -681,7 +674,6 @@ class IntakeMachine(RuleBasedStateMachine):
         with self._telling():
             events = wait_for_rest(self.intake, lambda: library(self.roots), REST_DEADLINE_S)
             assert {path: Path(os.fsdecode(path)).read_bytes() for path in library(self.roots)} == self._expected()
-        self.renamed.clear()
         return events
 
     @contextmanager

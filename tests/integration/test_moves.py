@@ -182,23 +182,6 @@ def test_a_moved_directory_of_a_thousand_files_is_told_without_reading_them(
     assert read < 10_000_000
 
 
-def test_files_moved_one_by_one_into_a_new_directory_are_told_without_reading_them(
-    daemon: Callable[..., Daemon], library: Callable[..., Path]
-) -> None:
-    root = library(200, size_bytes=200_000)
-    running = daemon(root)
-    running.start()
-    before = bytes_read(running.pid)
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    (root / "new").mkdir()
-    for number, file in enumerate(files):
-        file.rename(root / "new" / f"{number}{file.suffix}")
-    wait_for_fold(running, root)
-    read = bytes_read(running.pid) - before
-    assert [event["event_type"] for event in running.events()[200:]] == ["moved"] * 200
-    assert read < 10_000_000  # of 40 MB
-
-
 def test_a_device_that_got_another_number_meanwhile_makes_no_file_unknown(
     daemon: Callable[..., Daemon], library: Callable[..., Path]
 ) -> None:

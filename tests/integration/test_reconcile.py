@@ -286,6 +286,21 @@ async def test_a_smaller_removal_is_told_at_once(tmp_path: Path, music: Path, kn
         assert (bed.state.word, bed.state.reason) == (RootWord.OK, "")
 
 
+async def test_a_trickle_of_removals_does_not_hold_earlier_ones_back(tmp_path: Path, music: Path) -> None:
+    first, later = named(range(25)), named(range(25, 45))
+    write(music, *named(range(100)))
+    async with running(tmp_path, grace_s=0.8) as bed:
+        for name in first:
+            (music / name).unlink()
+        trickled: list[str] = []
+        # Each of these is within its grace when the next one comes.
+        while not whole(*first) <= bed.told("deleted"):
+            trickled.append(later[len(trickled)])
+            (music / trickled[-1]).unlink()
+            await trio.sleep(0.2)
+        await bed.until(lambda: bed.told("deleted") == whole(*first, *trickled))
+
+
 async def test_a_mass_removal_is_told_when_a_second_sweep_agrees(
     tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

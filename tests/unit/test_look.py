@@ -17,7 +17,7 @@ from trackwatch import catalogue, outbox, store
 from trackwatch.event import EventType, MetadataForm
 from trackwatch.look import Kind, Lookout, Sighting
 from trackwatch.record import Absent, Ledger, Linked, Moved, Present
-from trackwatch.settle import Due, Heard
+from trackwatch.settle import Due
 from trackwatch.statx import signature_of
 from trackwatch.sweep import Wanted
 from trackwatch.track import Location, Metadata, Observation, Root, is_audio
@@ -36,7 +36,6 @@ class Bed:
     def __init__(self, folder: bytes, conn: sqlite3.Connection) -> None:
         self.conn = conn
         self.in_hand: set[Location] = set()
-        self.heard: dict[Location, Heard] = {}
         self.ledger = Ledger(conn, "test", MetadataForm.STRUCTURED, lambda: 1)
         self.root, self.other = self.ledger.claim_roots((folder + b"/music", folder + b"/other"))
         os.mkdir(self.root.path)
@@ -48,7 +47,6 @@ class Bed:
             Wanted(is_wanted, lambda path: path != UNWANTED),
             self.trust,
             self.in_hand.__contains__,
-            self.heard.get,
         )
 
     def at(self, path: bytes) -> Location:
@@ -88,12 +86,6 @@ class Bed:
     def rename(self, old: bytes, new: bytes) -> None:
         os.makedirs(os.path.dirname(self.absolute(new)), exist_ok=True)
         os.rename(self.absolute(old), self.absolute(new))
-        self.hear(old, Heard.NAME)
-        self.hear(new, Heard.NAME)
-
-    def hear(self, path: bytes, heard: Heard) -> None:
-        """Take a notification."""
-        self.heard[self.at(path)] = self.heard.get(self.at(path), Heard.NOTHING) | heard
 
     def write_in_secret(self, path: bytes, content: bytes) -> None:
         """Write as tag editors may: in place, as long as before, with the modification time put back."""
@@ -103,9 +95,8 @@ class Bed:
         os.utime(self.absolute(path), ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def due(self, location: Location) -> Due:
-        """Return a path that is taken for a look, with what was heard of it."""
-        heard = self.heard.get(location, Heard.NOTHING)
-        return Due(location, is_live=True, quiet_s=1.0, at_ceiling=False, heard=heard)
+        """Return a path that is taken for a look."""
+        return Due(location, is_live=True, quiet_s=1.0, at_ceiling=False)
 
     def look(self, path: bytes) -> Sighting:
         return self.look_at(self.at(path))
@@ -383,7 +374,7 @@ def test_the_last_file_of_a_root_can_go(bed: Bed) -> None:
 def test_a_root_that_was_configured_once_says_nothing(bed: Bed) -> None:
     bed.make_known(b"a.mp3")
     os.rename(bed.absolute(b"a.mp3"), bed.other.absolute(b"a.mp3"))
-    alone = Lookout({bed.other.id: bed.other}, bed.lookout.wanted, bed.trust, bed.lookout.is_in_hand, bed.heard.get)
+    alone = Lookout({bed.other.id: bed.other}, bed.lookout.wanted, bed.trust, bed.lookout.is_in_hand)
     assert bed.look_at(Location(bed.other.id, b"a.mp3"), alone).kind is Kind.CHANGED
 
 
@@ -393,11 +384,12 @@ def test_a_root_that_was_configured_once_says_nothing(bed: Bed) -> None:
 @pytest.mark.parametrize("new", [b"b.mp3", b"d/a.mp3", b"d/e/b.mp3"])
 def test_a_renamed_file_has_moved(bed: Bed, new: bytes) -> None:
     bed.make_known(b"a.mp3")
+    before = signature_of(bed.absolute(b"a.mp3"))
     bed.rename(b"a.mp3", new)
     seen = bed.look(new)
     assert moved(seen) == (b"a.mp3", new)
     assert isinstance(seen.change, Moved)
-    assert seen.change.signature == signature_of(bed.absolute(new))
+    assert seen.change.signature == before
 
 
 def test_a_file_moves_between_roots(bed: Bed) -> None:
@@ -513,7 +505,7 @@ def test_files_that_changed_places_are_told_as_modified_in_one_look(bed: Bed, or
         entry = catalogue.find(bed.conn, bed.at(path))
         assert entry is not None
         assert entry.sha256 == bed.observe(bed.at(path)).sha256
-    assert [seen.kind for seen in bed.look_together(*paths)] == [Kind.UNCHANGED] * 3
+    assert [seen.kind for seen in bed.look_together(*paths)] == [Kind.CHANGED] * 3  # as whatever was renamed
 
 
 def test_a_ring_of_renames_that_was_overtaken_is_looked_at_again(bed: Bed) -> None:
@@ -541,10 +533,11 @@ def test_every_path_that_was_taken_comes_back_once(bed: Bed) -> None:
 
 def test_a_second_name_of_a_known_file_is_a_link(bed: Bed) -> None:
     bed.make_known(b"a.mp3")
+    before = signature_of(bed.absolute(b"a.mp3"))
     os.link(bed.absolute(b"a.mp3"), bed.absolute(b"b.mp3"))
     seen = bed.look(b"b.mp3")
     assert seen.kind is Kind.ELSEWHERE
-    assert seen.change == Linked(bed.at(b"a.mp3"), bed.at(b"b.mp3"), signature_of(bed.absolute(b"b.mp3")))
+    assert seen.change == Linked(bed.at(b"a.mp3"), bed.at(b"b.mp3"), before)
 
 
 def test_a_link_to_a_file_that_has_changed_since_has_to_be_read(bed: Bed) -> None:
@@ -562,91 +555,61 @@ def test_of_two_links_the_one_that_left_was_renamed(bed: Bed) -> None:
     assert moved(bed.look(b"d/c.mp3")) == (b"b.mp3", b"d/c.mp3")
 
 
-# Files that were written in secret (their size and mtime kept) and renamed
+# Files that may have been written in secret (their size and mtime kept) and were renamed
 
 
-def is_read_in_the_end(bed: Bed, path: bytes) -> bool:
-    """Whether a path that was found elsewhere is told as that, and its new content after it."""
-    seen = bed.look(path)
-    assert seen.kind is Kind.ELSEWHERE
+def test_a_file_that_was_renamed_is_read_after_it_has_moved(bed: Bed) -> None:
+    """Its ctime is a new one, and nothing tells whether that comes of its new name alone."""
+    bed.make_known(b"a.mp3")
+    bed.write_in_secret(b"a.mp3", b"other")
+    bed.rename(b"a.mp3", b"d/b.mp3")
+    seen = bed.look(b"d/b.mp3")
+    assert moved(seen) == (b"a.mp3", b"d/b.mp3")
     assert seen.is_doubtful
     assert bed.record([seen]) == [True]
-    return bed.look(path).kind is Kind.CHANGED
+    assert bed.look(b"d/b.mp3").kind is Kind.CHANGED
+    bed.know(b"d/b.mp3")
+    assert bed.look(b"d/b.mp3").kind is Kind.UNCHANGED
+    assert [kind for kind, _, _ in bed.events()][-2:] == ["moved", "modified"]
 
 
-def test_a_file_that_was_written_in_secret_and_renamed_is_read_after_it_has_moved(bed: Bed) -> None:
-    bed.make_known(b"a.mp3")
-    bed.hear(b"a.mp3", Heard.CONTENT)
-    bed.write_in_secret(b"a.mp3", b"other")
-    bed.rename(b"a.mp3", b"d/b.mp3")
-    assert is_read_in_the_end(bed, b"d/b.mp3")
-
-
-def test_a_file_that_was_renamed_and_written_in_secret_is_read_after_it_has_moved(bed: Bed) -> None:
-    bed.make_known(b"a.mp3")
-    bed.rename(b"a.mp3", b"d/b.mp3")
-    bed.hear(b"d/b.mp3", Heard.CONTENT)
-    bed.write_in_secret(b"d/b.mp3", b"other")
-    assert is_read_in_the_end(bed, b"d/b.mp3")
-
-
-def test_a_file_that_was_written_in_secret_in_the_moment_after_its_renaming_is_read_after_it_has_moved(
-    bed: Bed,
-) -> None:
-    """The notifications of both come as one then, of its name alone; but its change is younger than its directory's."""
-    bed.make_known(b"a.mp3")
-    bed.rename(b"a.mp3", b"d/b.mp3")
-    renamed_ns = os.stat(bed.absolute(b"d/b.mp3")).st_ctime_ns
-    while os.stat(bed.absolute(b"d/b.mp3")).st_ctime_ns == renamed_ns:  # its clock ticks slowly
-        bed.write_in_secret(b"d/b.mp3", b"other")
-    assert is_read_in_the_end(bed, b"d/b.mp3")
-
-
-def test_a_file_that_was_renamed_while_nobody_listened_is_read_after_it_has_moved(bed: Bed) -> None:
-    bed.make_known(b"a.mp3")
-    bed.write_in_secret(b"a.mp3", b"other")
-    bed.rename(b"a.mp3", b"b.mp3")
-    bed.heard.clear()
-    assert is_read_in_the_end(bed, b"b.mp3")
-
-
-def test_files_of_a_directory_that_was_renamed_while_nobody_listened_are_sure_to_be_what_they_were(bed: Bed) -> None:
+def test_files_of_a_renamed_directory_are_sure_to_be_what_they_were(bed: Bed) -> None:
     """The ctime of what is in a directory stays when that moves."""
     bed.make_known(b"a/1.mp3")
     bed.rename(b"a", b"c")
-    bed.heard.clear()
     seen = bed.look(b"c/1.mp3")
     assert moved(seen) == (b"a/1.mp3", b"c/1.mp3")
     assert not seen.is_doubtful
+    assert bed.record([seen]) == [True]
+    assert bed.look(b"c/1.mp3").kind is Kind.UNCHANGED
 
 
-def test_a_link_to_a_file_that_was_written_in_secret_is_read(bed: Bed) -> None:
+def test_a_new_link_is_read_once_for_all_its_names(bed: Bed) -> None:
     bed.make_known(b"a.mp3")
-    bed.hear(b"a.mp3", Heard.CONTENT)
     bed.write_in_secret(b"a.mp3", b"other")
     os.link(bed.absolute(b"a.mp3"), bed.absolute(b"b.mp3"))
-    assert is_read_in_the_end(bed, b"b.mp3")
+    seen = bed.look(b"b.mp3")
+    assert isinstance(seen.change, Linked)
+    assert seen.is_doubtful
+    assert bed.record([seen]) == [True]
+    again = bed.look(b"b.mp3")
+    assert (again.kind, again.also) == (Kind.CHANGED, (bed.at(b"a.mp3"),))
+    bed.know(b"b.mp3")
+    told = bed.look(b"a.mp3")
+    assert told.kind is Kind.ELSEWHERE
+    assert not told.is_doubtful
+    assert bed.record([told]) == [True]
+    assert [bed.look(path).kind for path in (b"a.mp3", b"b.mp3")] == [Kind.UNCHANGED] * 2
+    assert bed.events()[-2:] == [("modified", "b.mp3", None), ("modified", "a.mp3", None)]
 
 
 def test_all_names_of_a_file_that_was_written_in_secret_are_looked_at(bed: Bed) -> None:
     bed.make_known(b"a.mp3")
     os.link(bed.absolute(b"a.mp3"), bed.absolute(b"b.mp3"))
     bed.know(b"a.mp3", b"b.mp3")
-    bed.hear(b"a.mp3", Heard.CONTENT)
     bed.write_in_secret(b"a.mp3", b"other")
     seen = bed.look(b"a.mp3")
     assert (seen.kind, seen.also) == (Kind.CHANGED, (bed.at(b"b.mp3"),))
-
-
-def test_one_file_that_is_known_with_two_contents_is_read_again(bed: Bed) -> None:
-    """A link that was taken for sure, before the notification came that its file had been written to."""
-    bed.make_known(b"a.mp3")
-    bed.write_in_secret(b"a.mp3", b"other")
-    os.link(bed.absolute(b"a.mp3"), bed.absolute(b"b.mp3"))
-    assert bed.record([bed.look(b"b.mp3")]) == [True]
-    assert bed.look(b"b.mp3").kind is Kind.UNCHANGED
-    bed.know(b"a.mp3")
-    assert bed.look(b"b.mp3").kind is Kind.CHANGED
 
 
 # Symlinks to directories: what they lead to is not ours
