@@ -133,3 +133,9 @@ def test_answers_are_heard_and_the_rest_is_passed_on_however_the_stream_is_cut(
         passed += ear.feed(piece)
     assert heard == [what for _, sounds, _ in said for what in sounds]
     assert passed == before + b"".join(data for data, _, is_passed in said if is_passed)
+
+
+def test_where_the_broker_sets_no_limit_a_body_is_sent_all_the_same() -> None:
+    (row,) = rows(1)
+    _, _, (_, body) = frames_of(Encoder("x", "here", channel=CHANNEL, frame_max=0).encode(row))
+    assert body.value == row.payload
