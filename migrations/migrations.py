@@ -85,8 +85,8 @@ CREATE TABLE outbox(
   created_us INTEGER NOT NULL,
   payload BLOB NOT NULL CHECK(length(payload) > 0)) STRICT;
 
--- What is still to be sent. A narrow table beside an immutable log costs less write-ahead log than state columns in it.
--- `generation` grows when a row is replayed: a confirm that belongs to an earlier sending then no longer fits.
+-- What was never sent, or set aside. A narrow table beside an immutable log costs less write-ahead log than state
+-- columns in it. `generation` grows when a row is replayed: a confirm of an earlier sending then no longer fits.
 CREATE TABLE outbox_pending(
   seq INTEGER PRIMARY KEY REFERENCES outbox(seq),
   generation INTEGER NOT NULL DEFAULT 0,
@@ -96,11 +96,31 @@ CREATE TABLE outbox_pending(
   CHECK(parked = 0 OR last_error IS NOT NULL)) STRICT;
 CREATE INDEX outbox_parked ON outbox_pending(seq) WHERE parked = 1;
 
+-- What is to be sent again: a lane of its own, so that new events need not wait behind a hundred thousand old ones.
+-- An event is never here and unparked in outbox_pending at once.
+CREATE TABLE outbox_replay(
+  seq INTEGER PRIMARY KEY REFERENCES outbox(seq),
+  generation INTEGER NOT NULL) STRICT;
+
+-- What those events are about: a new event of a file must not overtake those of it that are to be sent again.
+CREATE TABLE outbox_replay_path(
+  path BLOB NOT NULL,
+  seq INTEGER NOT NULL,
+  PRIMARY KEY(path, seq)) STRICT, WITHOUT ROWID;
+
 CREATE TRIGGER outbox_enqueue AFTER INSERT ON outbox
   BEGIN INSERT INTO outbox_pending(seq) VALUES (new.seq); END;
 CREATE TRIGGER outbox_immutable BEFORE UPDATE ON outbox
   BEGIN SELECT RAISE(ABORT, 'outbox rows are immutable'); END;
+CREATE TRIGGER outbox_replay_enqueue AFTER INSERT ON outbox_replay
+  BEGIN INSERT INTO outbox_replay_path
+    SELECT path, seq FROM outbox WHERE seq = new.seq
+    UNION SELECT old_path, seq FROM outbox WHERE seq = new.seq AND old_path IS NOT NULL; END;
+CREATE TRIGGER outbox_replay_done AFTER DELETE ON outbox_replay
+  BEGIN DELETE FROM outbox_replay_path WHERE seq = old.seq AND path IN (
+    SELECT path FROM outbox WHERE seq = old.seq UNION SELECT old_path FROM outbox WHERE seq = old.seq); END;
 CREATE TRIGGER outbox_no_early_prune BEFORE DELETE ON outbox
   WHEN EXISTS (SELECT 1 FROM outbox_pending WHERE seq = old.seq)
+    OR EXISTS (SELECT 1 FROM outbox_replay WHERE seq = old.seq)
   BEGIN SELECT RAISE(ABORT, 'event not published'); END;
 """)

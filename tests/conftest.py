@@ -4,9 +4,11 @@ Tests that use a broker carry the marker `broker`. Without the server package th
 """
 
 import os
+import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from tests.bed.daemon import AnyPath, Daemon
 from tests.bed.rabbit import RabbitNode, RabbitNotInstalledError
 from tests.bed.recorder import Recorder
+from tests.bed.state import in_memory, made_state
 
 BROKER_FIXTURES = {"rabbit", "vhost_url", "own_rabbit"}
 
@@ -135,3 +138,42 @@ def public_path() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="trackwatch-") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., Callable[[], None]]]:
+    """Mount something: `unmount = mount("-t", "tmpfs", "none", path)`; what is left is unmounted after the test."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    with ExitStack() as stack:
+
+        def make(*arguments: str | Path) -> Callable[[], None]:
+            done = subprocess.run(["mount", *arguments], check=False, capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+            is_mounted = [True]
+
+            def unmount() -> None:
+                if is_mounted:
+                    # Lazily: the watcher may be looking at it this very moment, which is no business of this test.
+                    subprocess.run(["umount", "--lazy", arguments[-1]], check=True)
+                    is_mounted.clear()
+
+            stack.callback(unmount)
+            return unmount
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def empty_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """A new state, to be copied and not to be written to."""
+    with closing(made_state(tmp_path_factory.mktemp("state"))) as made:
+        yield made
+
+
+@pytest.fixture
+def conn(empty_state: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """A new state in memory."""
+    with in_memory(empty_state) as copy:
+        yield copy

@@ -1,35 +1,48 @@
 """The command line: run, status, replay, version. Exit codes are in `errors.ExitCode`; errors are one line each."""
 
+import io
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
 import trio
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from trackwatch import __version__, catalogue, outbox
+from trackwatch import __version__, catalogue
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
-from trackwatch.event import EPOCH, EventType, rfc3339
-from trackwatch.outbox import Selection
+from trackwatch.event import EventType, displayed
+from trackwatch.outbox import Chosen, Selection
+from trackwatch.replay import (
+    choose,
+    count_waiting,
+    describe,
+    missing,
+    parse_event_id,
+    parse_path,
+    parse_range,
+    parse_time,
+    queue,
+    shown_time,
+)
 from trackwatch.settings import load, state_dir
-from trackwatch.status import collect, exit_code, lines, size
+from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, lines, size
 from trackwatch.store import open_beside, running_pid, wall_clock_us
-from trackwatch.words import open_console, progress_bar, set_up_log
+from trackwatch.words import lay_out, line, open_console, open_screen, progress_bar, replay_bar, set_up_log, stacked
 
 PROGRESS_LINE_S = 10.0
-_GREEN = {"watching", "ok", "connected", "idle", "importing", "busy", "starting"}
-_RED = {"refused", "not running", "unwritable"}
+# How often a replay's bar moves.
+REPLAY_LOOK_S = 0.25
 
 if TYPE_CHECKING:
     from trackwatch.daemon import Progress
@@ -39,6 +52,10 @@ log = structlog.get_logger()
 
 def main() -> None:
     """Run the command line and leave with the right exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 shows names and marks as it can.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(standalone_mode=False, prog_name="trackwatch")
     except click.exceptions.Abort:
@@ -68,8 +85,8 @@ def _first(group: BaseExceptionGroup[TrackwatchError]) -> TrackwatchError:
 
 
 def _complain(error: TrackwatchError) -> None:
-    for line in str(error).splitlines():
-        click.echo(f"trackwatch: {line}", err=True)
+    for problem in str(error).splitlines():
+        click.echo(f"trackwatch: {problem}", err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -157,44 +174,106 @@ class _ProgressLines:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
-def status(as_json: bool) -> None:
-    """Say how the daemon is, running or not.
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines (ops/contract/status.schema.json).")
+@click.option(
+    "--watch",
+    "every_s",
+    is_flag=False,
+    flag_value=1.0,
+    default=None,
+    metavar="[SECONDS]",
+    type=click.FloatRange(0.1, 3600),
+    help="Look again each second, or each so many, until Ctrl-C.",
+)
+@click.option(
+    "--problems",
+    "problems_max",
+    default=PROBLEMS_SHOWN,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(0, 1_000_000),
+    help="Show at most so many files with problems.",
+)
+def status(as_json: bool, every_s: float | None, problems_max: int) -> None:
+    """Say how the daemon is, running or not, from its state folder alone.
 
-    Exit code: 0 healthy, 1 degraded, 2 usage, 3 state unreadable, 4 not running.
+    \b
+    Exit code (with --watch, that of the last look):
+      0  healthy
+      1  degraded: a root, the broker, the state or the daemon needs a person, or patience
+      2  usage
+      3  there is no state, or it cannot be read
+      4  not running
+
+    \b
+    Examples:
+      trackwatch status
+      trackwatch status --watch
+      trackwatch status --json --watch 10     one JSON document a line
     """
-    report = collect(state_dir())
-    code = exit_code(report)
+    folder = state_dir()
+    look = partial(collect, folder, problems_max=problems_max)
+    report = look()
+    console = open_console(sys.stdout)
+    if every_s is not None:
+        sys.exit(_watch(look, report, every_s, as_json=as_json, console=console))
     if as_json:
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))
     else:
-        console = open_console(sys.stdout)
-        for label, word, rest in lines(report, wall_clock_us()):
-            console.print(_status_line(label, word, rest))
-    sys.exit(int(code))
+        for row in _status_lines(report, console):
+            console.print(row)
+    sys.exit(report["exit_code"])
 
 
-def _status_line(label: str, word: str, rest: str) -> str:
-    if label == "↳":
-        return f"{'':<9}[dim]↳[/] {escape(rest)}"
-    style = (
-        "green" if word in _GREEN else "red" if word in _RED else "" if word[:1].isdigit() or word == "-" else "yellow"
-    )
-    shown = f"[{style}]{escape(word)}[/]" if style else escape(word)
-    if label in "●○":
-        return f"{label} {shown}{' ' * max(1, 22 - len(word))}{escape(rest)}"
-    return f"{label:<9}{shown}{' ' * max(1, 15 - len(word))}{escape(rest)}"
+def _status_lines(report: Mapping[str, Any], console: Console) -> list[Text]:
+    return list(lay_out(lines(report, wall_clock_us()), console.width if console.is_terminal else None))
+
+
+def _watch(
+    look: Callable[[], dict[str, Any]], report: dict[str, Any], every_s: float, *, as_json: bool, console: Console
+) -> int:
+    """Show one look after the other until interrupted; return the last one's exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the terminal would be left without its cursor
+    with ExitStack() as stack:
+        show: Callable[[dict[str, Any]], None]
+        if as_json:
+            show = _show_json
+        elif console.is_terminal:
+            screen = stack.enter_context(open_screen(console))
+
+            def show(report: dict[str, Any]) -> None:
+                screen.update(stacked(_status_lines(report, console)), refresh=True)
+        else:
+
+            def show(report: dict[str, Any]) -> None:
+                click.echo("".join(f"{row.plain}\n" for row in _status_lines(report, console)))
+
+        try:
+            while True:
+                show(report)
+                time.sleep(every_s)
+                report = look()
+        except KeyboardInterrupt:
+            return int(report["exit_code"])
+
+
+def _show_json(report: dict[str, Any]) -> None:
+    click.echo(json.dumps(report, ensure_ascii=False))
 
 
 @cli.command()
 @click.option("--parked", is_flag=True, help="Events that were set aside.")
-@click.option("--since", metavar="TIME", help="Events from this time on (2026-11-20T18:00, UTC without an offset).")
+@click.option("--since", metavar="TIME", help="Events from this time on.")
 @click.option("--until", metavar="TIME", help="Events before this time.")
-@click.option("--sequence", metavar="A-B", help="Events by their sequence numbers.")
+@click.option("--sequence", metavar="A-B", help="Events by their sequence numbers; 1- is all that are kept.")
 @click.option("--event", "event_ids", metavar="ID", multiple=True, help="One event; may be given again.")
-@click.option("--path", "path_glob", metavar="GLOB", help="Events whose file_path matches.")
+@click.option(
+    "--path",
+    metavar="GLOB",
+    help="Events of a file, of a directory and all in it, or of what matches; also moved away.",
+)
 @click.option("--type", "types", multiple=True, type=click.Choice([kind.value for kind in EventType]))
-@click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
+@click.option("--dry-run", is_flag=True, help="Only say how many it would be, and show the first.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def replay(
     parked: bool,
@@ -202,49 +281,119 @@ def replay(
     until: str | None,
     sequence: str | None,
     event_ids: tuple[str, ...],
-    path_glob: str | None,
+    path: str | None,
     types: tuple[str, ...],
     dry_run: bool,
     yes: bool,
 ) -> None:
     """Send chosen events again, under their own ids and in order.
 
-    The daemon may be running; if it is not, it sends them at its next start.
+    All conditions must hold; --event and --type may be given again for more. The daemon may be running: it sends
+    them beside the new events. If it is not, it sends them at its next start.
+
+    TIME is 2026-11-20T18:00 (local; or with Z or an offset), 18:00, today, yesterday 18:00, now, or how long ago:
+    45min, 2h, 3d, 1w.
 
     \b
     Examples:
       trackwatch replay --parked
-      trackwatch replay --since 2026-11-20T18:00 --type created --dry-run
-      trackwatch replay --path '/data/music/Demo/*'
+      trackwatch replay --since yesterday --type created --dry-run
+      trackwatch replay --since 2026-11-20T18:00 --until 2026-11-20T19:30 --yes
+      trackwatch replay --path /data/music/Demo
+      trackwatch replay --path '/data/music/*.flac' --since 2h
+      trackwatch replay --sequence 1-             all that are kept
     """
+    now = datetime.now().astimezone()
     selection = Selection(
         parked=parked,
-        since_us=None if since is None else _parse_time("--since", since),
-        until_us=None if until is None else _parse_time("--until", until),
-        sequences=None if sequence is None else _parse_range(sequence),
-        event_ids=tuple(_parse_event_id(text) for text in event_ids),
-        path_glob=None if path_glob is None else path_glob.encode(errors="surrogateescape"),
+        since_us=None if since is None else parse_time("--since", since, now),
+        until_us=None if until is None else parse_time("--until", until, now),
+        sequences=None if sequence is None else parse_range(sequence),
+        event_ids=tuple(parse_event_id(text) for text in event_ids),
+        path_glob=None if path is None else parse_path(path),
         types=tuple(EventType(kind) for kind in types),
     )
     if selection == Selection():
         raise ConfigError("nothing chosen: say which events, for instance --parked or --since 2026-11-20T18:00")
+    if selection.since_us is not None and selection.until_us is not None and selection.since_us >= selection.until_us:
+        raise ConfigError(f"--since={since} is not before --until={until}")
     folder = state_dir()
-    with open_beside(folder) as conn:
-        chosen = outbox.select(conn, selection)
-    span = f", {rfc3339(chosen.first_us)} … {rfc3339(chosen.last_us)}" if chosen.first_us and chosen.last_us else ""
+    chosen, sample, kept = choose(folder, selection)
+    words = describe(chosen, now)
+    if missing(selection, kept):
+        note = f"note: events before {shown_time(kept.oldest_us, now)} are no longer kept (TRACKWATCH_RETENTION_DAYS)"
+        click.echo(note, err=True)
     if dry_run or not chosen.count:
-        click.echo(f"{chosen.count:,} events{span}; nothing was sent")
+        click.echo(f"{words}; nothing was sent")
+        _show_sample(sample, chosen.count, now)
         return
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigError(f"this would send {chosen.count:,} events again: say --yes, or ask at a terminal")
-        click.confirm(f"send {chosen.count:,} events{span} again under their own ids?", abort=True)
+            raise ConfigError(f"this would send {words} again: say --yes, or ask at a terminal")
+        if not click.confirm(f"send {words} again under their own ids?"):
+            click.echo("nothing was sent")
+            sys.exit(ExitCode.DEFECT)
     _queue(folder, chosen.sequences)
-    running = running_pid(folder) is not None
-    click.echo(
-        f"queued {chosen.count:,} · "
-        + ("the running daemon is publishing them" if running else "the daemon publishes them at its next start")
-    )
+
+
+def _show_sample(sample: Sequence[Chosen], count: int, now: datetime) -> None:
+    console = open_console(sys.stdout)
+    for event in sample:
+        path = f"{displayed(event.old_path)} → " if event.old_path is not None else ""
+        row = line(
+            "↳", "", f"{event.sequence} {shown_time(event.at_us, now)} {event.event_type} {path}{displayed(event.path)}"
+        )
+        for text in lay_out([row], console.width if console.is_terminal else None):
+            console.print(text)
+    if sample and count > len(sample):
+        console.print(*lay_out([line("↳", "", f"and {count - len(sample):,} more")], None))
+
+
+def _queue(folder: Path, sequences: Sequence[int]) -> None:
+    """Queue events; at a terminal, stay until the running daemon has sent them."""
+    queued, total = 0, len(sequences)
+    console = open_console()
+    told_at_s = time.monotonic()
+
+    def progressed(count: int) -> None:
+        nonlocal queued, told_at_s
+        queued = count
+        bar.update(task, completed=count)
+        if not console.is_terminal and count < total and time.monotonic() > told_at_s + PROGRESS_LINE_S:
+            told_at_s = time.monotonic()
+            click.echo(f"queued {count:,} of {total:,}", err=True)
+
+    try:
+        with replay_bar(console, transient=True) as bar:
+            task = bar.add_task("queueing", total=total, note="")
+            queue(folder, sequences, progressed)
+    except KeyboardInterrupt:
+        again = "the same command again queues the rest, and harms nothing"
+        click.echo(f"interrupted: {queued:,} of {total:,} are queued, and will be sent; {again}", err=True)
+        sys.exit(ExitCode.DEFECT)
+    if running_pid(folder) is None:
+        click.echo(f"queued {total:,} · the daemon publishes them at its next start")
+        return
+    click.echo(f"queued {total:,} · the running daemon is publishing them")
+    if console.is_terminal:
+        _follow(folder, sequences, console)
+
+
+def _follow(folder: Path, sequences: Sequence[int], console: Console) -> None:
+    """Show how far the running daemon is with sending events again, until it has sent them."""
+    waiting = total = len(sequences)
+    try:
+        with replay_bar(console, transient=False) as bar:
+            task = bar.add_task("sent again", total=total, note="")
+            while (waiting := count_waiting(folder, sequences)) and running_pid(folder) is not None:
+                word = broker_word(folder)
+                bar.update(task, completed=total - waiting, note="" if word == "connected" else f"broker {word}")
+                time.sleep(REPLAY_LOOK_S)
+            bar.update(task, completed=total - waiting, note="")
+        if waiting:
+            click.echo(f"the daemon has stopped; {waiting:,} wait for its next start")
+    except KeyboardInterrupt:
+        click.echo(f"{total - waiting:,} of {total:,} were sent so far; the daemon goes on with the rest")
 
 
 @cli.command()
@@ -270,38 +419,6 @@ def accept(root: str, yes: bool) -> None:
         catalogue.accept_removals(conn, known[path].root.id, wall_clock_us())
     running = running_pid(folder) is not None
     click.echo("accepted · " + ("the running daemon looks at it now" if running else "the next start looks at it"))
-
-
-def _queue(folder: Path, sequences: Sequence[int]) -> None:
-    # In chunks: a running daemon must never wait for us longer than it notices.
-    with open_beside(folder, writing=True) as conn:
-        for start in range(0, len(sequences), 1000):
-            conn.execute("BEGIN IMMEDIATE")
-            outbox.replay(conn, sequences[start : start + 1000])
-            conn.execute("COMMIT")
-
-
-def _parse_time(option: str, text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{option}={text}: not a time such as 2026-11-20T18:00") from None
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH) // timedelta(microseconds=1)
-
-
-def _parse_range(text: str) -> tuple[int, int]:
-    first, dash, last = text.partition("-")
-    try:
-        return int(first), int(last if dash else first)
-    except ValueError:
-        raise ConfigError(f"--sequence={text}: not a range such as 100-200") from None
-
-
-def _parse_event_id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise ConfigError(f"--event={text}: not an event id") from None
 
 
 @cli.command()

@@ -32,7 +32,7 @@ from trackwatch.record import Ledger
 from trackwatch.root import RootState, RootWord
 from trackwatch.settings import Settings
 from trackwatch.settle import DirtySet
-from trackwatch.status import shown_path, write_snapshot
+from trackwatch.status import Pace, lock_mark, shown_path, write_snapshot
 from trackwatch.store import Reader, Store, open_store
 from trackwatch.sweep import Wanted, check_root
 from trackwatch.values import AmqpTarget, JsonLinesTarget
@@ -181,7 +181,7 @@ async def _keep_outbox_small(store: Store, reader: Reader, reconcile: Reconcile,
 
 
 def _prune(before_us: int, ledger: Ledger) -> int:
-    return outbox.prune(ledger.conn, before_us, PRUNE_ROWS)
+    return outbox.prune(ledger.conn, before_us, PRUNE_ROWS, ledger.now_us())
 
 
 async def _stop_when_idle(reconcile: Reconcile, stop: trio.Event) -> None:
@@ -237,6 +237,8 @@ class _Face:
         self._workers = workers
         self._publisher = publisher
         self._started_us = store.now_us()
+        self._lock_mark = lock_mark(settings.state_dir)
+        self._paces = {name: Pace() for name in ("files", "bytes", "published", "met")}
         self._last_swept_us: int | None = None  # by an earlier process
 
     async def keep_snapshot(self) -> None:
@@ -259,9 +261,10 @@ class _Face:
             log.warning("snapshot not written", reason=(error.strerror or str(error)).lower())
 
     def _snapshot(self) -> dict[str, Any]:
-        broker, store = self._publisher.state, self._store.statistics
+        broker, store, described = self._publisher.state, self._store.statistics, self._workers.statistics
         return {
             "pid": os.getpid(),
+            "lock_mark": self._lock_mark,
             "version": __version__,
             "instance_id": self._store.instance_id,
             "state": self.state,
@@ -270,8 +273,11 @@ class _Face:
             "roots": [_root_json(root) for root in self._reconcile.roots],
             "intake": {
                 **self._reconcile.statistics(),
-                "described": self._workers.statistics.files,
-                "described_bytes": self._workers.statistics.size_bytes,
+                "described": described.files,
+                "described_bytes": described.size_bytes,
+                "files_per_s": self._pace("files", described.files),
+                "bytes_per_s": self._pace("bytes", described.size_bytes),
+                "import": self._import_json() if self.state == "importing" else None,
                 "events": dict(self._store.appended),
             },
             "broker": {
@@ -280,8 +286,23 @@ class _Face:
                 "since": rfc3339(broker.since_us),
                 "target": self._settings.sink.display,
                 "published": broker.published,
+                "published_per_s": self._pace("published", broker.published),
             },
             "store": {"trouble": store.trouble, "commits": store.commits},
+            "retention_days": self._settings.retention_days,
+        }
+
+    def _pace(self, name: str, count: int) -> float:
+        return round(self._paces[name].note(trio.current_time(), count), 1)
+
+    def _import_json(self) -> dict[str, Any]:
+        progress = self._progress()
+        per_s = self._pace("met", progress.files)
+        left = progress.files_total - progress.files
+        return {
+            "files": progress.files,
+            "files_total": progress.files_total,
+            "left_s": round(left / per_s, 1) if per_s > 0 else None,
         }
 
     async def announce(self, show: Callable[[Progress], None]) -> None:

@@ -6,17 +6,20 @@ nobody is told a lie: the same group is tried again until it goes through, and c
 What the work says about tracks and events is none of this file's business.
 """
 
+import errno
 import fcntl
 import importlib.util
 import os
+import shutil
 import sqlite3
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -40,8 +43,17 @@ BUSY_TIMEOUT_S = 5.0
 GROUP_MAX = 500
 # Callers beyond this many wait for a place; with MAX_CONCURRENT_FILES workers it is never reached in normal work.
 WAITING_MAX = 1000
+# A log that grew beyond this (an import, somebody's long look at the state) is cut back once it has been put away.
 WAL_LIMIT_BYTES = 64 * 1024 * 1024
-RETRYABLE = frozenset({"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY"})
+# Put away after so many pages, 4 MB: SQLite's own default, which a build of it may have changed.
+WAL_CHECKPOINT_PAGES = 1000
+HELD = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"})
+PASSING = HELD | {"SQLITE_IOERR"}
+RETRYABLE = PASSING | {"SQLITE_FULL", "SQLITE_READONLY"}
+DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
+# Room that pruning has freed in the file serves what comes next; beyond this much of it, some is given back each time.
+FREE_KEPT_BYTES, FREED_AT_ONCE_BYTES = 32 * 1024 * 1024, 4 * 1024 * 1024
+TEND_S = 60.0
 # `status` takes the lock for an instant to see whether somebody holds it; a start at that very moment tries again.
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.02
 
@@ -74,13 +86,27 @@ class _Request:
 class Reader:
     """A connection that only reads, used by one task; a thread of its own limit runs what it is given."""
 
-    def __init__(self, conn: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, conn: sqlite3.Connection) -> None:
+        self._path = path
         self._conn = conn
         self._limiter = trio.CapacityLimiter(1)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a thread and return its result; if cancelled, the thread is waited for (reads are short)."""
-        return await trio.to_thread.run_sync(work, self._conn, limiter=self._limiter)
+        """Run `work` in a thread and return its result; if cancelled, the thread is waited for (reads are short).
+
+        Where the state cannot be read now, it is tried again until it can. Raises StoreError when it is damaged.
+        """
+        backoff = Backoff(base_s=0.1, cap_s=5)
+        while True:
+            try:
+                return await trio.to_thread.run_sync(work, self._conn, limiter=self._limiter)
+            except sqlite3.Error as error:
+                if _is_one_of(error, DAMAGED):
+                    raise _translated(error, self._path) from error
+                if not _is_one_of(error, PASSING):
+                    raise  # a defect of ours: a write, or what is no SQL
+                log.warning("state cannot be read", reason=str(_translated(error, self._path, "read")))
+            await trio.sleep(backoff.next_s())
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -98,8 +124,12 @@ class Store:
         self.appended: Counter[str] = Counter()
         self._conn = conn
         self._ledger = ledger
-        self._identity = _identity(path)
         self._log_path = f"{path}-wal"
+        # SQLite itself goes on writing into files that were deleted. Without the other two, commits would still be in
+        # the database once it is closed, but not after a crash, and other programs would not see the locks.
+        self._files = (path, Path(self._log_path), Path(f"{path}-shm"))
+        self._identities = [_identity(file) for file in self._files]
+        self._is_log_large = False
         self._send, self._receive = trio.open_memory_channel[_Request](WAITING_MAX)
         self._limiter = trio.CapacityLimiter(1)
         self._committed = trio.Event()
@@ -144,13 +174,14 @@ class Store:
         """Open a connection that only reads."""
         conn = _connect(self.path, "ro")
         try:
-            yield Reader(conn)
+            yield Reader(self.path, conn)
         finally:
             conn.close()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what `write` is given, until cancelled. Raises StoreError when the database is no longer ours."""
         task_status.started()
+        tend_at = trio.current_time() + TEND_S
         async for first in self._receive:
             group = [first]
             while len(group) < GROUP_MAX:
@@ -159,9 +190,13 @@ class Store:
                 except trio.WouldBlock:
                     break
             await self._commit(group)
+            # Not in a task of its own: the daemon writes each ten seconds, and two would have to take turns anyway.
+            if trio.current_time() >= tend_at:
+                await trio.to_thread.run_sync(self._tend, limiter=self._limiter)
+                tend_at = trio.current_time() + TEND_S
 
     async def _commit(self, group: list[_Request]) -> None:
-        backoff = Backoff(base_s=0.1, cap_s=5)
+        backoff = Backoff(base_s=0.1, cap_s=1.5)
         while True:
             try:
                 await trio.to_thread.run_sync(self._apply, group, limiter=self._limiter)
@@ -189,11 +224,39 @@ class Store:
         except _WorkFailed:
             # One of them cannot be done (its row breaks a rule of the schema): again, each in its own savepoint.
             self._transact(group, apart=True)
-        if _identity(self.path) != self._identity:
-            raise StoreError(
-                f"the state database {str(self.path)!r} was deleted or replaced while in use: nothing written since can"
-                " be trusted; stop whatever did that, restore a backup if you have one, and start again"
+        for file, identity in zip(self._files, self._identities, strict=True):
+            if _identity(file) != identity:
+                raise StoreError(
+                    f"the state database {str(file)!r} was deleted or replaced while in use: nothing written since can"
+                    " be trusted; stop whatever did that, restore a backup if you have one, and start again"
+                )
+        self._watch_log()
+
+    def _watch_log(self) -> None:
+        """Say so when another program's long look keeps the log from being put away: it fills the disk."""
+        mark = self.log_mark()
+        is_large = mark is not None and mark[1] > 2 * WAL_LIMIT_BYTES
+        if is_large and not self._is_log_large:
+            log.warning(
+                "write-ahead log grows",
+                path=self._log_path,
+                reason="another program has the state open and looks at an old state of it; end that program",
             )
+        self._is_log_large = is_large
+
+    def _tend(self) -> None:
+        """Give back to the disk what pruning has freed, some of it at a time; in the writer's thread.
+
+        The planner's statistics (`PRAGMA optimize`, ANALYZE) are left alone on purpose, see `_forget_statistics`.
+        """
+        try:
+            page_bytes, free = (self._conn.execute(f"PRAGMA {name}").fetchone()[0] for name in _FREE)
+            if free * page_bytes > FREE_KEPT_BYTES:
+                # It frees a page a step, and `execute` makes one step of what has no rows. (Nothing is open to commit.)
+                self._conn.executescript(f"PRAGMA incremental_vacuum({FREED_AT_ONCE_BYTES // page_bytes})")
+        except sqlite3.Error as error:
+            # What it would say, the next commit will say.
+            log.debug("room not given back", reason=str(error))
 
     def _transact(self, group: list[_Request], *, apart: bool) -> None:
         ledger = self._ledger
@@ -213,14 +276,14 @@ class Store:
 
     def _run_one(self, request: _Request, *, apart: bool) -> None:
         ledger = self._ledger
-        before = ledger.next_sequence, Counter(ledger.appended)
         if apart:
+            before = ledger.next_sequence, Counter(ledger.appended)
             self._conn.execute("SAVEPOINT one")
         try:
             request.result, request.error = request.work(ledger), None
         except Exception as error:
-            if isinstance(error, sqlite3.Error) and _is_retryable(error):
-                raise
+            if isinstance(error, sqlite3.Error) and _is_one_of(error, RETRYABLE | DAMAGED):
+                raise  # no fault of this piece of work
             if not apart:
                 raise _WorkFailed from error
             # The caller gets it and decides; the others of the group go on.
@@ -235,8 +298,7 @@ class _WorkFailed(Exception):
     """A piece of work failed by itself: the group has to be done piece by piece."""
 
 
-def _is_retryable(error: sqlite3.Error) -> bool:
-    return _is_one_of(error, RETRYABLE)
+_FREE = ("page_size", "freelist_count")
 
 
 def _is_one_of(error: sqlite3.Error, codes: Iterable[str]) -> bool:
@@ -244,14 +306,15 @@ def _is_one_of(error: sqlite3.Error, codes: Iterable[str]) -> bool:
     return any(name == code or name.startswith(code + "_") for code in codes)
 
 
-def _translated(error: sqlite3.Error, path: Path) -> StoreBusy | StoreError:
+def _translated(error: sqlite3.Error, path: Path, deed: str = "write") -> StoreBusy | StoreError:
     name = getattr(error, "sqlite_errorname", type(error).__name__)
-    if _is_retryable(error):
-        remedy = {
-            "SQLITE_FULL": "make room on its disk",
-            "SQLITE_BUSY": "another program holds it; it goes on by itself once that one is done",
-        }.get(name.removesuffix("_SNAPSHOT"), "look at the disk and the system's log")
-        return StoreBusy(f"cannot write the state database {str(path)!r}: {error}; {remedy}")
+    if _is_one_of(error, RETRYABLE):
+        remedy = "look at the disk and the system's log"
+        if name == "SQLITE_FULL":
+            remedy = "make room on its disk"
+        elif _is_one_of(error, HELD):
+            remedy = "another program holds it; it goes on by itself once that one is done"
+        return StoreBusy(f"cannot {deed} the state database {str(path)!r}: {error}; {remedy}")
     return StoreError(f"the state database {str(path)!r} is damaged ({name}: {error}); restore a backup")
 
 
@@ -268,7 +331,7 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     conn = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S)
     conn.execute("PRAGMA temp_store = MEMORY")
-    if mode == "ro":
+    if mode.startswith("ro"):
         # Of several readers each would keep 2 MB of pages; the system's cache has them all the same.
         conn.execute("PRAGMA cache_size = -256")
     conn.execute("PRAGMA foreign_keys = ON")
@@ -305,24 +368,39 @@ def _locked(state_dir: Path) -> Iterator[None]:
                 f"state {str(state_dir)!r} lies on a network file system ({mount.fstype.decode('ascii', 'replace')}),"
                 " where SQLite's write-ahead log is not safe; put it on a local disk (set TRACKWATCH_STATE_DIR)"
             )
-        lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # The folder itself is what is locked: a file in it would be deleted some day by somebody who takes it for
+        # stale, and then there would be two.
+        lock = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise StoreError(
-            f"cannot use state {str(state_dir)!r}: {_reason(error)}; make it writable for user {os.geteuid()},"
-            " or set TRACKWATCH_STATE_DIR to a folder that is"
-        ) from error
+        raise _unusable(error, state_dir) from error
     try:
         if not _lock_file(lock):
-            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
             raise StoreError(
-                f"state {str(state_dir)!r} is in use by pid {holder or 'unknown'}; one instance per state folder"
-                " (set TRACKWATCH_STATE_DIR)"
+                f"state {str(state_dir)!r} is in use by pid {_holder(state_dir) or 'unknown'}; one instance per state"
+                " folder (set TRACKWATCH_STATE_DIR)"
             )
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            (state_dir / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+        except OSError as error:
+            raise _unusable(error, state_dir) from error
         yield
     finally:
         os.close(lock)
+
+
+def _unusable(error: OSError, state_dir: Path) -> StoreError:
+    remedy = f"make it writable for user {os.geteuid()}, or set TRACKWATCH_STATE_DIR to a folder that is"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "make room on its disk"
+    return StoreError(f"cannot use state {str(state_dir)!r}: {_reason(error)}; {remedy}")
+
+
+def _holder(state_dir: Path) -> int | None:
+    """Return the process that has said that it holds a state folder."""
+    try:
+        return int((state_dir / "lock").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _lock_file(descriptor: int) -> bool:
@@ -338,15 +416,15 @@ def _lock_file(descriptor: int) -> bool:
 
 
 def running_pid(state_dir: Path) -> int | None:
-    """Return the process that holds a state folder, None if nobody does."""
+    """Return the process that holds a state folder, 0 if it cannot be told which, None if nobody does."""
     try:
-        lock = os.open(state_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return int(os.pread(lock, 32, 0).strip() or 0)
+        return _holder(state_dir) or 0
     finally:
         os.close(lock)
     return None
@@ -363,6 +441,7 @@ def _open_for_writing(path: Path) -> sqlite3.Connection:
         conn.execute("PRAGMA synchronous = FULL")
         conn.execute("PRAGMA secure_delete = OFF")
         conn.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+        conn.execute(f"PRAGMA wal_autocheckpoint = {WAL_CHECKPOINT_PAGES}")
         _migrate(conn, path)
     except BaseException as error:
         if conn is not None:
@@ -381,8 +460,13 @@ def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
             f"cannot open the state database {str(path)!r}: {error}; make it and its folder writable for user"
             f" {os.geteuid()}, or be the user who owns them"
         )
-    translated = _translated(error, path)
-    return translated if isinstance(translated, StoreError) else StoreError(str(translated))
+    if _is_one_of(error, HELD):
+        # A daemon that works waits for this; a command, or a start, does not.
+        return StoreError(
+            f"cannot open the state database {str(path)!r}: {error}; another program holds it: try again once that one"
+            " is done"
+        )
+    return StoreError(str(_translated(error, path)))
 
 
 _LOGS = ("-wal", "-shm", "-journal")
@@ -428,12 +512,24 @@ def _migrate(conn: sqlite3.Connection, path: Path) -> None:
     try:
         _refuse_newer(steps, db, path)
         steps.apply(db)
+        _forget_statistics(conn)
         conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:
             conn.execute("ROLLBACK")
         raise
+
+
+def _forget_statistics(conn: sqlite3.Connection) -> None:
+    """Delete what ANALYZE or `PRAGMA optimize` has left (somebody's tool ran it): for this database it does harm.
+
+    Each query has one good plan, which SQLite finds without statistics. They describe one moment, and `outbox_pending`
+    is empty at one moment and holds a million rows at the next: with statistics of a small table SQLite reads the whole
+    outbox, sorted anew, to find the next event to send.
+    """
+    for (name,) in conn.execute("SELECT name FROM sqlite_master WHERE name GLOB 'sqlite_stat[0-9]'").fetchall():
+        conn.execute(f"DROP TABLE {name}")
 
 
 def _refuse_newer(steps: Migrations, db: Database, path: Path) -> None:
@@ -481,21 +577,70 @@ def _instance_id(conn: sqlite3.Connection, wanted: str | None) -> str:
 def open_beside(state_dir: Path, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
     """Open the state beside a daemon that may be running: for `status` (reading) and `replay` (short writes).
 
+    A state that cannot be written (a read-only disk, somebody else's) can be read all the same.
     Raises StoreError if there is none, or it cannot be read.
     """
     path = state_dir / "trackwatch.db"
-    if not path.exists():
-        raise StoreError(f"no state in {str(state_dir)!r}: has trackwatch run here? (set TRACKWATCH_STATE_DIR)")
-    try:
-        conn = _connect(path, "rw" if writing else "ro")
+    with ExitStack() as stack:
         try:
-            _check_ours(conn, path)
-            _check_current(conn, path)
+            conn = _open_beside(path, stack, writing=writing)
+        except OSError as error:
+            raise StoreError(
+                f"cannot read state {str(state_dir)!r}: {_reason(error)}; make it readable for user {os.geteuid()}"
+            ) from error
+        except sqlite3.Error as error:
+            raise _refusal(error, path) from error
+        try:
             yield conn
-        finally:
-            conn.close()
-    except sqlite3.Error as error:
-        raise _refusal(error, path) from error
+        except sqlite3.Error as error:
+            raise _refusal(error, path) from error
+
+
+def write_beside(conn: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `work` in one transaction on what `open_beside` gave; keep it short, a running daemon waits for it.
+
+    Raises StoreBusy if it cannot be written now: nothing of it is done then.
+    """
+    try:
+        conn.execute("BEGIN IMMEDIATE")
+        result = work(conn)
+        conn.execute("COMMIT")
+    except BaseException as error:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error) and _is_one_of(error, ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR")):
+            raise _translated(error, Path(conn.execute("PRAGMA database_list").fetchone()[2])) from error
+        raise
+    return result
+
+
+def _open_beside(path: Path, stack: ExitStack, *, writing: bool) -> sqlite3.Connection:
+    if not path.exists():
+        raise StoreError(f"no state in {str(path.parent)!r}: has trackwatch run here? (set TRACKWATCH_STATE_DIR)")
+    conn = stack.enter_context(closing(_connect(path, "rw"))) if writing else _open_for_reading(path, stack)
+    _check_ours(conn, path)
+    _check_current(conn, path)
+    return conn
+
+
+def _open_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
+    try:
+        conn = stack.enter_context(closing(_connect(path, "ro")))
+        conn.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError as error:
+        # Even to read, SQLite wants its two files beside the database, and cannot make them here.
+        if not _is_one_of(error, ("SQLITE_CANTOPEN", "SQLITE_READONLY")) or running_pid(path.parent) is not None:
+            raise
+    else:
+        return conn
+    log_file = Path(f"{path}-wal")
+    if log_file.exists() and log_file.stat().st_size:
+        # What was committed last is there alone, and it can only be read by writing beside it.
+        copy = Path(stack.enter_context(TemporaryDirectory(prefix="trackwatch-"))) / path.name
+        for source, target in ((path, copy), (log_file, Path(f"{copy}-wal"))):
+            shutil.copyfile(source, target)
+        return stack.enter_context(closing(_connect(copy, "rw")))
+    return stack.enter_context(closing(_connect(path, "ro&immutable=1")))
 
 
 def _check_current(conn: sqlite3.Connection, path: Path) -> None:

@@ -213,6 +213,7 @@ def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, b
 
 
 def is_decodable(name: bytes) -> bool:
+    """Whether a name can be watched: watchfiles dies of one that is not UTF-8."""
     try:
         name.decode()
     except UnicodeDecodeError:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, Probable
 from tests.bed import daemon as daemon_module
 from tests.bed import rabbit as rabbit_module
 from tests.bed.daemon import Daemon, DaemonError
+from tests.bed.proxy import Direction, Frames, Proxy
 from tests.bed.rabbit import PortInUseError, Ports, RabbitError, RabbitNode, RabbitNotInstalledError, free_ports
 from tests.bed.recorder import NotRecordedError, Recorder, read_json_lines
 
@@ -457,3 +459,135 @@ def test_a_library_is_made_of_different_files(library: Callable[..., Path]) -> N
     music = library(20)
     assert len(set(on_disk(music).values())) == 20
     assert len(on_disk([music, library(3, name="more", seed=1)])) == 23
+
+
+# --- proxy ---
+
+GREETING = b"AMQP\x00\x00\x09\x01"
+
+
+def frame(payload: bytes) -> bytes:
+    return Frames.HEADER.pack(1, 0, len(payload)) + payload + b"\xce"
+
+
+class Line:
+    """A proxy between a client and a server, which are both ours."""
+
+    def __init__(self, proxy: Proxy, server: socket.socket) -> None:
+        self.proxy = proxy
+        self._server = server
+
+    @contextmanager
+    def connected(self) -> Iterator[tuple[socket.socket, socket.socket]]:
+        """Give both ends of a connection through the proxy."""
+        with socket.create_connection(("127.0.0.1", self.proxy.port), 10) as client:
+            broker, _ = self._server.accept()
+            with broker:
+                broker.settimeout(10)
+                yield client, broker
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        with Proxy(server.getsockname()[1], free_ports().amqp) as proxy:
+            yield Line(proxy, server)
+
+
+def received(connection: socket.socket) -> bytes:
+    """Return all that comes until the other end says that it was all."""
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Return whether the other end has gone, once something is known of it."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_proxy_passes_every_byte_both_ways_and_the_end(line: Line) -> None:
+    with line.connected() as (client, broker):
+        sent = bytes(range(256)) * 4000
+        client.sendall(b"ping")
+        assert broker.recv(4) == b"ping"
+        broker.sendall(b"pong")
+        assert client.recv(4) == b"pong"
+        sender = threading.Thread(target=client.sendall, args=(sent,))
+        sender.start()
+        got = b""
+        while len(got) < len(sent):
+            got += broker.recv(1 << 16)
+        assert got == sent
+        sender.join()
+        client.shutdown(socket.SHUT_WR)
+        assert received(broker) == b""
+
+
+def test_a_proxy_that_refuses_ends_connections_and_takes_none_until_it_lets_pass(line: Line) -> None:
+    with line.connected() as (client, broker):
+        line.proxy.refuse()
+        assert has_ended(client)
+        assert has_ended(broker)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", line.proxy.port), 10)
+    line.proxy.let_pass()
+    with line.connected() as (client, broker):
+        client.sendall(b"again")
+        assert broker.recv(5) == b"again"
+
+
+def test_a_proxy_in_front_of_nobody_takes_nobody(line: Line) -> None:
+    with Proxy(free_ports().amqp) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 10) as client:
+        assert has_ended(client)
+
+
+def test_what_a_stalled_proxy_keeps_arrives_when_it_lets_pass(line: Line) -> None:
+    with line.connected() as (client, broker):
+        line.proxy.stall(frozenset({Direction.UP}))
+        client.sendall(b"kept")
+        broker.sendall(b"the other way")
+        assert client.recv(13) == b"the other way"
+        broker.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            broker.recv(1)
+        broker.settimeout(10)
+        line.proxy.let_pass()
+        assert broker.recv(4) == b"kept"
+
+
+def test_a_proxy_cuts_a_connection_within_a_frame(line: Line) -> None:
+    with line.connected() as (client, broker):
+        client.sendall(GREETING)
+        assert broker.recv(8) == GREETING
+        line.proxy.cut_mid_frame(Direction.UP)
+        client.sendall(frame(b"x" * 100))
+        part = received(broker)
+        assert 0 < len(part) < len(frame(b"x" * 100))
+        assert frame(b"x" * 100).startswith(part)
+        assert line.proxy.wait_for_cut(1, 10)
+        assert has_ended(client)
+
+
+def test_a_slow_proxy_passes_everything_in_small_pieces(line: Line) -> None:
+    with line.connected() as (client, broker):
+        line.proxy.slow_down(bytes_per_s=5000)
+        client.sendall(b"x" * 1000)
+        first = broker.recv(1000)
+        assert len(first) < 1000
+        client.shutdown(socket.SHUT_WR)
+        assert len(first + received(broker)) == 1000
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 8, 9, 1000])
+def test_the_proxy_knows_where_frames_end_however_their_bytes_come(step: int) -> None:
+    stream = GREETING + frame(b"") + frame(b"abc") + frame(b"x" * 20)
+    ends = {len(GREETING), len(GREETING) + 8, len(GREETING) + 19, len(stream)}
+    frames = Frames(Direction.UP)
+    for position in range(0, len(stream), step):
+        cut = frames.middle(stream[position : position + step])
+        assert cut is None or position + cut not in ends
+        frames.feed(stream[position : position + step])
+        assert frames.inside == (min(position + step, len(stream)) not in ends)

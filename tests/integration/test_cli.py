@@ -4,11 +4,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import pytest
 
 from tests.bed.daemon import SCRIPT, Daemon
@@ -16,6 +18,7 @@ from tests.data.expected import AUDIO
 from trackwatch import __version__
 
 TIMEOUT_S = 60
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -192,16 +195,136 @@ def test_status_without_a_state_says_so(run: Run, tmp_path: Path) -> None:
 
 
 def test_status_of_a_daemon_that_has_ended(run: Run, music: Path) -> None:
-    """It is not running, and what it left is told; as JSON too."""
+    """It was stopped, and what it left is told; as JSON too."""
     run("run", "--once", music)
     shown = run("status")
     assert shown.returncode == 4
-    assert re.match(r"○ not running +last seen [0-9]+ s ago, 0 events pending\n", shown.stdout)
+    assert re.match(r"○ stopped +[0-9]+ s ago · every event is published\n", shown.stdout)
     assert shown.stderr == ""
     as_json = run("status", "--json")
     assert as_json.returncode == 4
     report: dict[str, Any] = json.loads(as_json.stdout)
-    assert (report["running"], report["outbox"]["published"]) == (False, 2)
+    assert (report["running"], report["state"], report["outbox"]["published"]) == (False, "stopped", 2)
+    assert report["exit_code"] == 4
+
+
+def test_status_of_a_daemon_that_was_killed(run: Run, music: Path, tmp_path: Path) -> None:
+    """It is not running, and was last seen."""
+    with Daemon(music, tmp_path / "state") as daemon:
+        daemon.start()
+        daemon.wait_until(lambda: daemon.status()[0] == 0, 30, "healthy")
+        daemon.kill()
+    shown = run("status")
+    assert shown.returncode == 4
+    assert re.match(r"○ not running +last seen [0-9]+ s ago · [0-9]+ events pending\n", shown.stdout)
+
+
+def test_status_of_a_daemon_that_is_paused(run: Run, music: Path, tmp_path: Path) -> None:
+    """Its state is read all the same: nothing waits for it."""
+    with Daemon(music, tmp_path / "state") as daemon:
+        daemon.start()
+        daemon.wait_until(lambda: daemon.status()[0] == 0, 30, "healthy")
+        daemon.freeze()
+        assert json.loads(run("status", "--json").stdout)["pid"] == daemon.pid
+        daemon.thaw()
+
+
+@pytest.mark.parametrize("left", ["a log", "a log and its index", "nothing"])
+def test_status_of_a_copy_that_cannot_be_written(music: Path, tmp_path: Path, left: str) -> None:
+    """What was committed last is in the log alone, and counts; nothing is written there."""
+    state, copy = tmp_path / "state", tmp_path / "copy"
+    with Daemon(music, state) as daemon:
+        daemon.start()
+        daemon.wait_for_events(2)
+        daemon.wait_until(lambda: daemon.status()[1]["outbox"]["pending"] == 0, 30, "all published")
+        daemon.stop() if left == "nothing" else daemon.kill()
+    shutil.copytree(state, copy)
+    assert (copy / "trackwatch.db-wal").exists() == (left != "nothing")
+    if left == "a log":
+        (copy / "trackwatch.db-shm").unlink()
+    for path in (*copy.iterdir(), copy):
+        path.chmod(0o555 if path == copy else 0o444)
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    with Daemon(music, copy, unprivileged=True) as reader:
+        code, report = reader.status()
+        assert (code, report["outbox"]["published"], report["roots"][0]["files"]) == (4, 2, 2)
+        refused = reader.run("replay", "--sequence", "1-", "--yes")
+    assert refused.returncode == 3
+    assert "make it and its folder writable" in refused.stderr
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_status_of_a_state_that_cannot_be_read_says_so(music: Path, tmp_path: Path) -> None:
+    """One line, whoever asks."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0)
+    with Daemon(music, tmp_path / "state", unprivileged=True) as daemon:
+        assert "permission denied; make it readable" in complaint(daemon.run("status"), 3)
+    (tmp_path / "state").chmod(0o755)
+
+
+# ---- status --watch
+
+
+def test_watching_gives_a_picture_now_and_then(run: Run, music: Path, tmp_path: Path) -> None:
+    """Through a pipe: plain text, without a terminal's codes; as JSON one document a line. An interrupt ends it."""
+    run("run", "--once", music)
+    for args in ((), ("--json",)):
+        watching = Daemon(music, tmp_path / "state")
+        process = subprocess.Popen(
+            [SCRIPT, "status", "--watch", "0.1", *args],
+            env=watching.environ(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(20)]
+        process.send_signal(signal.SIGINT)
+        rest, complaints = process.communicate(timeout=TIMEOUT_S)
+        assert (process.returncode, complaints) == (4, b"")
+        text = b"".join(said) + rest
+        assert b"\x1b" not in text
+        if args:
+            assert {json.loads(line)["state"] for line in text.splitlines()} == {"stopped"}
+        else:
+            assert text.count("○ stopped".encode()) >= 3
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
+def test_watching_at_a_terminal_redraws_in_place(
+    run: Run, music: Path, tmp_path: Path, columns: int, env: dict[str, str]
+) -> None:
+    """No line is wider than it, the last picture stays, and the cursor comes back."""
+    (music / ("a name that is long enough to need more than one line " * 3 + ".mp3")).write_bytes(b"broken")
+    run("run", "--once", music)
+    (tmp_path / "state" / "status.json").unlink()
+    terminal = pexpect.spawn(
+        str(SCRIPT),
+        ["status", "--watch", "0.1"],
+        env={**Daemon(music, tmp_path / "state").environ(), "TERM": "xterm-256color", **env},
+        dimensions=(40, columns),
+        encoding="utf-8",
+        timeout=TIMEOUT_S,
+    )
+    for _ in range(3):
+        terminal.expect("not running")
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 4
+    last = terminal.before or ""
+    assert "\x1b[?25h" in last, "the cursor stays hidden"
+    rows = [CODES.sub("", row) for row in re.split(r"\r\n?|\n", last)]
+    assert max(map(len, rows)) <= columns
+    assert bool(re.search(r"\x1b\[3[0-9]m", last)) == (not env)
+
+
+@pytest.mark.parametrize("every", ["0", "often"])
+def test_watching_needs_a_pause(run: Run, every: str) -> None:
+    """Of a tenth of a second at least."""
+    assert run("status", "--watch", every).returncode == 2
 
 
 # ---- replay
@@ -216,11 +339,14 @@ def test_replay_wants_a_selection(run: Run) -> None:
 @pytest.mark.parametrize(
     ("args", "wrong"),
     [
-        (("--since", "yesterday"), "--since=yesterday"),
+        (("--since", "the other day"), "--since=the other day"),
         (("--until", "25:00"), "--until=25:00"),
+        (("--until", "yesterday noon"), "--until=yesterday noon"),
         (("--sequence", "a-b"), "--sequence=a-b"),
         (("--sequence", "-5"), "--sequence=-5"),
+        (("--sequence", "7-5"), "--sequence=7-5"),
         (("--event", "7"), "--event=7"),
+        (("--since", "1h", "--until", "2h"), "--since=1h is not before --until=2h"),
     ],
 )
 def test_replay_says_what_is_wrong_with_a_condition(run: Run, args: tuple[str, ...], wrong: str) -> None:
@@ -238,8 +364,11 @@ def test_replay_says_how_many_before_it_does_it(run: Run, music: Path) -> None:
     run("run", "--once", music)
     dry = run("replay", "--type", "created", "--dry-run")
     assert (dry.returncode, dry.stderr) == (0, "")
-    assert re.fullmatch(r"2 events, \S+Z … \S+Z; nothing was sent\n", dry.stdout)
-    assert "this would send 2 events again: say --yes" in complaint(run("replay", "--type", "created"), 2)
+    summary, first, second = dry.stdout.splitlines()
+    assert re.fullmatch(rf"2 events, \d{{4}}-\d\d-\d\d [\d:… ]+, {music}/…; nothing was sent", summary)
+    assert re.fullmatch(r" +↳ 1 \d{4}-\d\d-\d\d \d\d:\d\d:\d\d created \S+", first)
+    assert re.fullmatch(r" +↳ 2 .* created \S+", second)
+    assert re.search("this would send 2 events.* say --yes", complaint(run("replay", "--type", "created"), 2))
     assert json.loads(run("status", "--json").stdout)["outbox"]["pending"] == 0
     assert run("replay", "--parked").stdout == "0 events; nothing was sent\n"
 
@@ -251,15 +380,22 @@ def test_replay_chooses_by_odd_conditions_too(run: Run, music: Path) -> None:
         ("--path", "*/album/*", 1),
         ("--path", os.fsdecode(b"*/\xff.mp3"), 1),
         ("--path", "*/[[]?.mp3", 0),
+        ("--path", str(music), 2),
+        ("--path", "music/album", 1),
+        ("--path", "../album", 0),
         ("--since", "1969-01-01", 2),
+        ("--since", "yesterday", 2),
+        ("--since", "1d12h ago", 2),
+        ("--since", "now", 0),
         ("--until", "1969-01-01", 0),
         ("--until", "9999-12-31T23:59", 2),
         ("--sequence", f"2-{10**30}", 1),
+        ("--sequence", "2-", 1),
         ("--event", "00000000-0000-0000-0000-000000000000", 0),
     ):
         done = run("replay", "--dry-run", option, value)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"{count} events"), (option, value)
+        assert re.match(rf"{count} events?\b", done.stdout), (option, value)
 
 
 def test_what_is_replayed_without_a_daemon_is_sent_by_the_next_one(run: Run, music: Path) -> None:
@@ -268,3 +404,24 @@ def test_what_is_replayed_without_a_daemon_is_sent_by_the_next_one(run: Run, mus
     queued = run("replay", "--sequence", "1-2", "--yes")
     assert queued.stdout == "queued 2 · the daemon publishes them at its next start\n"
     assert run("run", "--once", music).stdout == first.stdout
+
+
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_a_person_at_a_terminal_is_asked(run: Run, music: Path, tmp_path: Path, answer: str) -> None:
+    """With what would be sent; `no` is the default, and sends nothing."""
+    run("run", "--once", music)
+    terminal = pexpect.spawn(
+        str(SCRIPT),
+        ["replay", "--sequence", "1-"],
+        env=Daemon(music, tmp_path / "state").environ(),
+        dimensions=(24, 200),
+        encoding="utf-8",
+        timeout=TIMEOUT_S,
+    )
+    terminal.expect(r"send 2 events, .* again under their own ids\? \[y/N\]")
+    terminal.sendline(answer)
+    terminal.expect("queued 2 · the daemon publishes them" if answer == "y" else "nothing was sent")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == (0 if answer == "y" else 1)
+    assert json.loads(run("status", "--json").stdout)["outbox"]["replaying"] == (2 if answer == "y" else 0)

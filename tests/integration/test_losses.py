@@ -238,31 +238,6 @@ def test_a_root_whose_parent_was_renamed_is_unavailable_and_its_files_are_kept(
     assert kinds(running.events()) == {"created": 32, "modified": 1}
 
 
-@pytest.fixture
-def mount() -> Iterator[Callable[..., Callable[[], None]]]:
-    """Mount something: `unmount = mount("-t", "tmpfs", "none", path)`; what is left is unmounted after the test."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount")
-    with ExitStack() as stack:
-
-        def make(*arguments: str | Path) -> Callable[[], None]:
-            done = subprocess.run(["mount", *arguments], check=False, capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"cannot mount here: {done.stderr.strip()}")
-            is_mounted = [True]
-
-            def unmount() -> None:
-                if is_mounted:
-                    # Lazily: the watcher may be looking at it this very moment, which is no business of this test.
-                    subprocess.run(["umount", "--lazy", arguments[-1]], check=True)
-                    is_mounted.clear()
-
-            stack.callback(unmount)
-            return unmount
-
-        yield make
-
-
 def test_a_root_that_is_unmounted_keeps_its_files_and_what_changed_meanwhile_is_found(
     daemon: Callable[..., Daemon], tmp_path: Path, mount: Callable[..., Callable[[], None]]
 ) -> None:
@@ -647,3 +622,16 @@ def test_an_unreadable_directory_keeps_its_files(daemon: Callable[..., Daemon], 
         secret.chmod(0o755)
     wait_for_fold(running, root)
     assert running.status()[1]["roots"][0]["unlistable_directories"] == 0
+
+
+def test_a_root_whose_own_name_is_not_utf8_is_compared_instead_of_watched(
+    daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    root = tmp_path / os.fsdecode(b"m\xff")
+    root.mkdir()
+    (root / "a.mp3").write_bytes(b"one")
+    running = daemon(root)
+    running.start()
+    (root / "b.mp3").write_bytes(b"two")
+    wait_for_fold(running, root)
+    assert kinds(running.events()) == {"created": 2}

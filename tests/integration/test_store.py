@@ -315,7 +315,7 @@ async def test_a_start_is_not_refused_because_somebody_asks_for_the_status(tmp_p
     """Looking whether the state is held takes its lock for an instant; health checks do it all the time."""
     async with open_store(tmp_path):
         pass
-    looking = os.open(tmp_path / "lock", os.O_RDONLY)
+    looking = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(looking, fcntl.LOCK_SH)
     looked = threading.Timer(0.05, os.close, [looking])
     looked.start()

@@ -1,10 +1,8 @@
 """The catalogue's SQL on a real database: subtrees of bytes, chunked reading, roots, problems."""
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,27 +10,14 @@ from hypothesis import strategies as st
 
 from trackwatch import catalogue
 from trackwatch.catalogue import CHUNK_ROWS, Description, Entry, RootTotals
-from trackwatch.store import _open_for_writing
 from trackwatch.track import Location, Root, Signature
 
 
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """A state as the store makes it."""
-    conn = _open_for_writing(Path(tmp_path_factory.mktemp("state")) / "trackwatch.db")
-    yield conn
-    conn.close()
-
-
 @pytest.fixture
-def conn(schema: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """A copy of it in memory, with the roots 1 and 2."""
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    schema.backup(copy)
-    copy.execute("PRAGMA foreign_keys = ON")
-    catalogue.claim_roots(copy, (b"/music", b"/more"))
-    yield copy
-    copy.close()
+def conn(conn: sqlite3.Connection) -> sqlite3.Connection:
+    """A new state in memory, with the roots 1 and 2."""
+    catalogue.claim_roots(conn, (b"/music", b"/more"))
+    return conn
 
 
 def put(

@@ -1,38 +1,17 @@
 """The outbox's SQL on a real database: the states of an event, selections, and what the schema forbids."""
 
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from trackwatch import outbox
 from trackwatch.event import Event, EventType, MetadataForm, new_event_id
-from trackwatch.outbox import OutboxTotals, Selected, Selection
-from trackwatch.store import _open_for_writing
+from trackwatch.outbox import REPLAY_BATCH, OutboxTotals, Selected, Selection
 
 NOW_US = 1_795_000_000_123_456
 SECOND_US = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """A state as the store makes it."""
-    conn = _open_for_writing(Path(tmp_path_factory.mktemp("state")) / "trackwatch.db")
-    yield conn
-    conn.close()
-
-
-@pytest.fixture
-def conn(schema: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """A copy of it in memory."""
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    schema.backup(copy)
-    copy.execute("PRAGMA foreign_keys = ON")
-    yield copy
-    copy.close()
 
 
 def append(
@@ -86,7 +65,8 @@ def test_pending_events_come_in_order_and_in_pieces(conn: sqlite3.Connection) ->
     outbox.replay(conn, [7, 2, 9])
     assert pending(conn) == [2, 7, 9]
     assert [event.sequence for event in outbox.pending(conn, 2)] == [2, 7]
-    assert [event.sequence for event in outbox.pending(conn, 2, after=2)] == [7, 9]
+    outbox.confirm(conn, [(event.sequence, event.generation) for event in outbox.pending(conn, 2)])
+    assert [event.sequence for event in outbox.pending(conn, 2)] == [9]
 
 
 def test_a_confirmed_event_is_published_and_kept(conn: sqlite3.Connection) -> None:
@@ -95,8 +75,9 @@ def test_a_confirmed_event_is_published_and_kept(conn: sqlite3.Connection) -> No
     outbox.confirm(conn, [(2, 0)])
     assert pending(conn) == [1, 3]
     outbox.confirm(conn, [(2, 0), (99, 0)])
-    assert outbox.totals(conn) == OutboxTotals(3, 2, 0, NOW_US + SECOND_US)
-    assert outbox.totals(conn).published == 1
+    totals = outbox.totals(conn)
+    assert totals == OutboxTotals(3, 2, 0, NOW_US + SECOND_US, 0, NOW_US + 3 * SECOND_US, NOW_US + SECOND_US)
+    assert totals.published == 1
 
 
 def test_a_replay_makes_a_confirm_that_is_under_way_void(conn: sqlite3.Connection) -> None:
@@ -126,11 +107,13 @@ def test_a_parked_event_waits_for_a_person_with_its_reason(conn: sqlite3.Connect
     append(conn, b"a", b"b")
     outbox.park(conn, 1, 0, "no queue")
     assert pending(conn) == [2]
-    assert outbox.totals(conn) == OutboxTotals(2, 1, 1, NOW_US + 2 * SECOND_US)
+    totals = outbox.totals(conn)
+    assert (totals.pending, totals.parked, totals.oldest_pending_us) == (1, 1, NOW_US + 2 * SECOND_US)
     assert conn.execute("SELECT attempts, last_error FROM outbox_pending WHERE seq = 1").fetchone() == (1, "no queue")
     outbox.replay(conn, [1])
-    assert pending(conn) == [1, 2]
-    assert conn.execute("SELECT parked, last_error FROM outbox_pending WHERE seq = 1").fetchone() == (0, None)
+    assert pending(conn) == [2, 1]
+    totals = outbox.totals(conn)
+    assert (totals.pending, totals.parked, totals.replaying) == (2, 0, 1)
 
 
 def test_parking_after_a_replay_is_void_as_a_confirm_is(conn: sqlite3.Connection) -> None:
@@ -145,6 +128,132 @@ def test_replaying_what_is_not_there_does_nothing(conn: sqlite3.Connection) -> N
     """It may have been pruned since it was chosen."""
     outbox.replay(conn, [1, 2])
     assert pending(conn) == []
+
+
+def test_a_replayed_event_is_parked_as_any_other(conn: sqlite3.Connection) -> None:
+    """With its reason; and nothing of it is left in the lane of what is sent again."""
+    append(conn, b"a")
+    publish(conn)
+    outbox.replay(conn, [1])
+    (event,) = outbox.pending(conn, 10)
+    outbox.park(conn, 1, event.generation, "no queue")
+    totals = outbox.totals(conn)
+    assert (totals.pending, totals.parked, totals.replaying) == (0, 1, 0)
+    assert conn.execute("SELECT count(*) FROM outbox_replay_path").fetchone() == (0,)
+
+
+# ---- the lane of what is sent again
+
+
+def moved(conn: sqlite3.Connection, old: bytes, new: bytes) -> None:
+    """Append a move within /music."""
+    sequence = outbox.last_sequence(conn) + 1
+    at_us = NOW_US + sequence * SECOND_US
+    event = Event(new_event_id(at_us), EventType.MOVED, sequence, at_us, "here", b"/music", new, b"/music/" + old)
+    outbox.append(conn, event, MetadataForm.STRUCTURED)
+
+
+def sent(conn: sqlite3.Connection, limit: int) -> list[int]:
+    """Return the next batch, and confirm it."""
+    batch = outbox.pending(conn, limit)
+    outbox.confirm(conn, [(event.sequence, event.generation) for event in batch])
+    return [event.sequence for event in batch]
+
+
+def test_new_events_do_not_wait_behind_those_that_are_sent_again(conn: sqlite3.Connection) -> None:
+    """However many there are: what is new is in the next batch."""
+    append(conn, *(b"%d" % number for number in range(50)))
+    publish(conn)
+    outbox.replay(conn, range(1, 51))
+    append(conn, b"new")
+    assert sent(conn, 5) == [51, 1, 2, 3, 4]
+    assert sent(conn, 5) == [5, 6, 7, 8, 9]
+
+
+def test_while_new_events_fill_every_batch_a_replay_goes_on(conn: sqlite3.Connection) -> None:
+    """One in ten is enough: an import may take hours."""
+    append(conn, *(b"%d" % number for number in range(5)))
+    publish(conn)
+    outbox.replay(conn, range(1, 6))
+    append(conn, *(b"new%d" % number for number in range(40)))
+    assert sent(conn, 20) == [*range(6, 24), 1, 2]
+    assert sent(conn, 20) == [*range(24, 42), 3, 4]
+
+
+def test_a_replay_alone_is_sent_in_small_batches(conn: sqlite3.Connection) -> None:
+    """So that a new event never waits for a large one that is under way."""
+    append(conn, *(b"%d" % number for number in range(300)))
+    publish(conn)
+    outbox.replay(conn, range(1, 301))
+    assert sent(conn, 1000) == list(range(1, REPLAY_BATCH + 1))
+
+
+def test_a_new_event_does_not_overtake_what_is_sent_again_of_its_file(conn: sqlite3.Connection) -> None:
+    """Those go before it, and before the rest of the replay."""
+    append(conn, *(b"%d" % number for number in range(50)), b"a", b"b", b"a")
+    publish(conn)
+    outbox.replay(conn, range(1, 54))
+    append(conn, b"a")
+    assert sent(conn, 5) == [51, 53, 54, 1, 2]
+
+
+def test_names_that_a_file_had_before_count_as_its_own(conn: sqlite3.Connection) -> None:
+    """The new event is about what was `a` once; created, moved and moved again come in their order."""
+    append(conn, *(b"%d" % number for number in range(50)), b"a")
+    moved(conn, b"a", b"b")
+    moved(conn, b"b", b"c")
+    publish(conn)
+    outbox.replay(conn, range(1, 54))
+    append(conn, b"c", kind=EventType.MODIFIED)
+    assert sent(conn, 4) == [51, 52, 53, 54]
+
+
+def test_one_that_is_held_is_asked_with_alone(conn: sqlite3.Connection) -> None:
+    """The oldest new one, or what must go before it; a replay waits meanwhile."""
+    append(conn, b"a", b"b")
+    publish(conn)
+    outbox.replay(conn, [1, 2])
+    append(conn, b"c", b"b")
+    assert [sent(conn, 1) for _ in range(4)] == [[3], [2], [4], [1]]
+
+
+def test_what_was_never_sent_keeps_its_place_when_it_is_replayed(conn: sqlite3.Connection) -> None:
+    """It is new to others, and is sent once."""
+    append(conn, b"a", b"b")
+    outbox.replay(conn, [1, 2])
+    assert outbox.totals(conn).replaying == 0
+    assert sent(conn, 10) == [1, 2]
+    assert pending(conn) == []
+
+
+def test_replaying_twice_sends_once(conn: sqlite3.Connection) -> None:
+    """As long as it waits."""
+    append(conn, b"a", b"b")
+    publish(conn)
+    outbox.replay(conn, [1, 2])
+    outbox.replay(conn, [2, 1])
+    assert (outbox.count_replayed(conn), outbox.count_replayed(conn, 2, 9)) == (2, 1)
+    assert sent(conn, 10) == [1, 2]
+    assert pending(conn) == []
+    assert conn.execute("SELECT count(*) FROM outbox_replay_path").fetchone() == (0,)
+
+
+def test_choosing_the_next_batch_does_not_read_the_whole_replay(conn: sqlite3.Connection) -> None:
+    """It is done for each batch; also when a file has thousands of events."""
+    append(conn, *(b"a" for _ in range(3000)))
+    publish(conn)
+    outbox.replay(conn, range(1, 3001))
+    append(conn, b"a", *(b"%d" % number for number in range(100)))
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    conn.set_progress_handler(step, 100)
+    assert len(outbox.pending(conn, 20)) == 20
+    conn.set_progress_handler(None, 0)
+    assert steps < 50
 
 
 # ---- selections
@@ -169,7 +278,24 @@ def test_an_empty_selection_chooses_nothing(many: sqlite3.Connection) -> None:
 def test_a_selection_tells_how_many_and_from_when_to_when(many: sqlite3.Connection) -> None:
     """People are asked before anything is sent."""
     found = outbox.select(many, Selection(sequences=(2, 4)))
-    assert found == Selected(3, NOW_US + 2 * SECOND_US, NOW_US + 4 * SECOND_US, [2, 3, 4])
+    assert (found.count, list(found.sequences), found.common) == (3, [2, 3, 4], b"/music")
+    assert (found.first_us, found.last_us) == (NOW_US + 2 * SECOND_US, NOW_US + 4 * SECOND_US)
+
+
+def test_a_selection_tells_the_directory_that_holds_all_of_it(many: sqlite3.Connection) -> None:
+    """One that is beside another, or above it, makes it the one above both."""
+    assert outbox.select(many, Selection(types=(EventType.DELETED,))).common == b"/music/d"
+    append(many, b"dd/a.mp3")
+    assert outbox.select(many, Selection(path_glob=b"*/a.mp3")).common == b"/music"
+
+
+def test_a_large_selection_is_read_in_pieces(many: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is the same."""
+    whole = chosen(many, sequences=(1, 6))
+    monkeypatch.setattr(outbox, "SELECT_ROWS", 2)
+    assert chosen(many, sequences=(1, 6)) == whole == [1, 2, 3, 4, 5, 6]
+    assert chosen(many, since_us=NOW_US + 3 * SECOND_US, until_us=NOW_US + 6 * SECOND_US) == [3, 4, 5]
+    assert chosen(many, parked=True) == [4]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +334,10 @@ def test_conditions_are_combined(many: sqlite3.Connection, conditions: dict[str,
         (b"/music/d/\xff.mp3", [3]),
         (b"/music/d/[\xf0-\xff].mp3", [3]),
         (b"/music/e/[[]x].flac", [4]),
+        (b"/music/e/[x].flac", [4]),
+        (b"/music/e", [4]),
+        (b"/music/e/", [4]),
+        (b"/music/d/a.mp3", [1, 5, 6]),
         (b"d/*", []),
         (b"*.MP3", []),
         (b"(", []),
@@ -218,6 +348,14 @@ def test_a_path_glob_is_matched_by_characters_and_odd_bytes(
 ) -> None:
     """Against the whole path, in both cases as it is written; names need not be UTF-8."""
     assert chosen(many, path_glob=glob) == expected
+
+
+def test_the_old_path_of_a_move_counts_as_well(conn: sqlite3.Connection) -> None:
+    """Or else a consumer that rebuilds a directory would keep what has left it."""
+    append(conn, b"d/a.mp3")
+    moved(conn, b"d/a.mp3", b"e/a.mp3")
+    publish(conn)
+    assert chosen(conn, path_glob=b"/music/d/*") == [1, 2]
 
 
 def test_events_are_chosen_by_their_ids(conn: sqlite3.Connection) -> None:
@@ -288,7 +426,10 @@ def test_pruning_leaves_alone_what_is_pending_or_parked(many: sqlite3.Connection
     outbox.replay(many, [2])
     assert outbox.prune(many, NOW_US + 3600 * SECOND_US, 1000) == 4
     assert many.execute("SELECT seq FROM outbox").fetchall() == [(2,), (4,)]
-    assert outbox.totals(many) == OutboxTotals(2, 1, 1, NOW_US + 2 * SECOND_US)
+    totals = outbox.totals(many)
+    assert (totals.events, totals.pending, totals.parked, totals.replaying) == (2, 1, 1, 1)
+    with pytest.raises(sqlite3.IntegrityError, match="not published"):
+        many.execute("DELETE FROM outbox WHERE seq = 2")
 
 
 def test_pruning_takes_the_oldest_up_to_its_limit_and_time(many: sqlite3.Connection) -> None:

@@ -3,7 +3,6 @@
 import base64
 import json
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from itertools import count
@@ -14,32 +13,19 @@ import pytest
 from trackwatch import catalogue, outbox
 from trackwatch.event import EventType, MetadataForm
 from trackwatch.record import Absent, Exchanged, Ledger, Linked, Moved, Present, Unreadable
-from trackwatch.store import _open_for_writing
 from trackwatch.track import Location, Metadata, Observation, Signature
 
 NOW_US = 1_795_000_000_000_000
 TAGS = Metadata("audio/mpeg", duration_s=12.5, sample_rate=44100, tags={"title": "Ünï", "track": 3})
 
 
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """A state as the store makes it."""
-    conn = _open_for_writing(tmp_path_factory.mktemp("state") / "trackwatch.db")
-    yield conn
-    conn.close()
-
-
 @pytest.fixture
-def ledger(schema: sqlite3.Connection) -> Iterator[Ledger]:
-    """A ledger on a copy in memory, with two roots, 1 (/music) and 2 (/more); its clock ticks with each look."""
-    conn = sqlite3.connect(":memory:", isolation_level=None)
-    schema.backup(conn)
-    conn.execute("PRAGMA foreign_keys = ON")
+def ledger(conn: sqlite3.Connection) -> Ledger:
+    """A ledger on a new state in memory, with two roots, 1 (/music) and 2 (/more); its clock ticks with each look."""
     clock = count(NOW_US)
     made = Ledger(conn, "here", MetadataForm.STRUCTURED, lambda: next(clock))
     made.claim_roots((b"/music", b"/more"))
-    yield made
-    conn.close()
+    return made
 
 
 def at(path: bytes, root_id: int = 1) -> Location:

@@ -1,6 +1,7 @@
 """Status: what is collected from a state, the exit code, and what people read."""
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,16 +9,33 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from trackwatch import catalogue, outbox
 from trackwatch.errors import ExitCode, StoreError
 from trackwatch.event import MetadataForm, rfc3339
+from trackwatch.publisher import BrokerWord
 from trackwatch.record import Absent, Ledger, Present, Unreadable
-from trackwatch.status import collect, duration, exit_code, lines, shown_path, size, write_snapshot
+from trackwatch.root import RootWord
+from trackwatch.status import (
+    PACE_S,
+    SILENT_S,
+    Pace,
+    broker_word,
+    collect,
+    duration,
+    exit_code,
+    lines,
+    lock_mark,
+    shown_path,
+    size,
+    write_snapshot,
+)
 from trackwatch.store import _open_for_writing, wall_clock_us
 from trackwatch.track import Location, Observation, Signature
 
+SCHEMA = json.loads((Path(__file__).parents[2] / "ops" / "contract" / "status.schema.json").read_text("utf-8"))
 SECOND_US = 1_000_000
 NOW_US = 1_795_000_000_000_000
 
@@ -49,9 +67,9 @@ def state(tmp_path: Path) -> Path:
 @pytest.fixture
 def held(state: Path) -> Iterator[Path]:
     """The same state, held by this process as a daemon does."""
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT)
+    descriptor = os.open(state, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    (state / "lock").write_text(f"{os.getpid()}\n")
     yield state
     os.close(descriptor)
 
@@ -64,7 +82,8 @@ def snapshot(**changed: Any) -> dict[str, Any]:
         "instance_id": "here",
         "state": "watching",
         "started_at": rfc3339(NOW_US - 7200 * SECOND_US),
-        "seen_at": rfc3339(NOW_US - 10 * SECOND_US),
+        "seen_at": rfc3339(wall_clock_us()),
+        "retention_days": 7.0,
         "roots": [{"path": "/music", "state": "ok", "reason": ""}],
         "intake": {"dirty": 1200, "in_hand": 3},
         "broker": {
@@ -92,17 +111,10 @@ def test_a_running_daemon_is_described_from_its_snapshot_and_the_database(held: 
     report = collect(held)
     assert (report["running"], report["state"], report["pid"]) == (True, "watching", os.getpid())
     assert report["instance_id"] == "here"
-    assert report["roots"] == [
-        {
-            "path": "/music",
-            "files": 2,
-            "size_bytes": 3000,
-            "swept_at": rfc3339(NOW_US),
-            "state": "ok",
-            "reason": "",
-        },
-        {"path": "/\ufffdold", "files": 0, "size_bytes": 0, "swept_at": None, "state": "not watched"},
-    ]
+    here, old = report["roots"]
+    assert (here["path"], here["state"], here["files"], here["size_bytes"]) == ("/music", "ok", 2, 3000)
+    assert (here["swept_at"], here["reason"]) == (rfc3339(NOW_US), "")
+    assert (old["path"], old["state"], old["files"], old["swept_at"]) == ("/\ufffdold", "not watched", 0, None)
     events = report["outbox"]
     assert (events["kept"], events["pending"], events["parked"], events["published"]) == (6, 4, 1, 1)
     assert 3599 < events["oldest_pending_s"] < 3700
@@ -118,8 +130,8 @@ def test_a_dead_daemon_is_not_running_whatever_it_wrote_last(state: Path) -> Non
     write_snapshot(state, snapshot(pid=4711))
     report = collect(state)
     assert (report["running"], report["state"], report["pid"]) == (False, "not running", None)
-    assert report["seen_at"] == rfc3339(NOW_US - 10 * SECOND_US)
-    assert report["intake"] == {}
+    assert report["seen_at"] is not None
+    assert (report["intake"], report["broker"], report["roots"][0]["state"]) == (None, None, "unknown")
     assert exit_code(report) is ExitCode.NOT_RUNNING
 
 
@@ -146,6 +158,88 @@ def test_a_snapshot_takes_any_text(held: Path) -> None:
     write_snapshot(held, snapshot(broker=broker))
     assert collect(held)["broker"]["target"] == "/out/?/é.jsonl"
     assert sorted(path.name for path in held.glob("status*")) == ["status.json"]
+
+
+def test_in_a_container_an_earlier_process_has_the_same_id(held: Path) -> None:
+    """The moment when the state was taken tells them apart."""
+    write_snapshot(held, snapshot(lock_mark=lock_mark(held)))
+    assert collect(held)["state"] == "watching"
+    write_snapshot(held, snapshot(lock_mark=(lock_mark(held) or 0) - 1))
+    assert collect(held)["state"] == "starting"
+
+
+def test_a_daemon_that_holds_the_state_and_says_nothing_is_silent(held: Path) -> None:
+    """It hangs, or is paused; that is not well, and people are told what to do."""
+    write_snapshot(held, snapshot(seen_at=rfc3339(wall_clock_us() - int((SILENT_S + 5) * SECOND_US))))
+    report = collect(held)
+    assert (report["state"], report["exit_code"]) == ("silent", ExitCode.DEFECT)
+    head, remedy, *_ = lines(report, wall_clock_us())
+    assert head.facts[-1] == "last seen 35 s ago"
+    assert "restart it" in remedy.facts[0]
+
+
+def test_a_daemon_that_ended_in_order_was_stopped(state: Path) -> None:
+    """Of one that was killed the last word is another; both are not running."""
+    write_snapshot(state, snapshot(pid=4711, state="stopped"))
+    report = collect(state)
+    assert (report["state"], report["running"], exit_code(report)) == ("stopped", False, ExitCode.NOT_RUNNING)
+    assert next(iter(lines(report, wall_clock_us()))) == ("○", "stopped", ("0 s ago", "4 events pending"))
+
+
+def test_the_broker_s_word_alone_comes_from_the_snapshot(held: Path) -> None:
+    """For those who wait until it is connected."""
+    assert broker_word(held) == "starting"
+    write_snapshot(held, snapshot())
+    assert broker_word(held) == "connected"
+
+
+# ---- the form of the report
+
+
+def test_a_report_is_as_its_schema_says(held: Path) -> None:
+    """Starting, running, silent: nothing is missing, and nothing is undocumented."""
+    jsonschema.validate(collect(held), SCHEMA)
+    cases: list[dict[str, Any]] = [
+        {},
+        {"seen_at": rfc3339(0)},
+        {"state": "importing", "intake": {"import": {"files": 3, "files_total": 9, "left_s": None}, "new": 1}},
+        {"roots": [], "broker": None, "store": 7, "retention_days": None},
+    ]
+    for changed in cases:
+        write_snapshot(held, snapshot(**changed))
+        jsonschema.validate(collect(held), SCHEMA)
+
+
+@pytest.mark.parametrize("last", ["watching", "stopped", None])
+def test_a_dead_daemon_s_report_is_as_its_schema_says(state: Path, last: str | None) -> None:
+    """With a snapshot, and without."""
+    if last is not None:
+        write_snapshot(state, snapshot(pid=4711, state=last))
+    jsonschema.validate(collect(state), SCHEMA)
+
+
+def test_the_schema_knows_every_word() -> None:
+    """Those of the broker, and of the roots."""
+    known = SCHEMA["properties"]
+    assert set(known["broker"]["properties"]["state"]["enum"]) == set(BrokerWord)
+    assert set(known["roots"]["items"]["properties"]["state"]["enum"]) >= set(RootWord)
+
+
+def test_how_many_problems_are_listed_is_for_the_caller(held: Path) -> None:
+    """The count is that of all."""
+    assert collect(held, problems_max=0)["problems"] == {"count": 1, "recent": []}
+    *_, more = lines(collect(held, problems_max=0), NOW_US)
+    assert more.facts == ("and 1 more (--problems 1 shows all)",)
+
+
+def test_a_pace_is_that_of_the_last_seconds() -> None:
+    """It begins at nothing, follows, and comes back to nothing."""
+    pace = Pace()
+    assert pace.note(0, 100) == 0
+    assert pace.note(1, 200) == 100
+    assert [pace.note(second, 200 + 50 * second) for second in range(2, 30)][-1] == 50
+    assert pace.note(30 + 2 * PACE_S, 1650) < 50
+    assert pace.note(30 + 4 * PACE_S, 1650) == 0
 
 
 def test_without_a_state_there_is_nothing_to_say(tmp_path: Path) -> None:
@@ -186,48 +280,95 @@ def test_the_exit_code_says_whether_anything_needs_a_person_or_patience(
 # ---- what people read
 
 
+def shown(report: dict[str, Any], now_us: int = NOW_US) -> list[tuple[str, str, str]]:
+    """Return what people read, the facts as one text."""
+    return [(label, word, " · ".join(facts)) for label, word, facts in lines(report, now_us)]
+
+
 def test_people_read_one_line_for_each_stage(held: Path) -> None:
     """With the word first, numbers grouped, and times as how long ago."""
     write_snapshot(held, snapshot())
     report = collect(held)
-    report["outbox"]["oldest_pending_s"] = 3600.0
-    assert list(lines(report, NOW_US)) == [
+    report["outbox"] |= {"oldest_pending_s": 3600.0, "last_event_at": rfc3339(NOW_US - 12 * SECOND_US)}
+    assert shown(report) == [
         ("●", "watching", f"up 2 h · pid {os.getpid()} · instance here"),
         ("roots", "ok", "/music · 2 files · 3.0 kB · swept 0 s ago"),
         ("roots", "not watched", "/\ufffdold · 0 files · 0 B · not swept yet"),
-        ("intake", "busy", "1,200 dirty · 3 in hand"),
-        ("outbox", "4 pending", "oldest 60 min · 1 parked · 1 published"),
-        ("broker", "connected", "amqp://rabbit:5672/ · since 5 min"),
-        ("problems", "1 files", ""),
+        ("intake", "busy", "1,200 dirty · 3 in hand · last change 12 s ago"),
+        ("outbox", "4 pending", "oldest 60 min · 1 parked · 1 published, kept 7 d"),
+        ("↳", "", "parked: no queue; trackwatch replay --parked sends them again"),
+        ("broker", "connected", "amqp://rabbit:5672/ · for 5 min"),
+        ("problems", "1 file", ""),
         ("↳", "", "/music/\ufffd.mp3: not readable (permission denied)"),
     ]
 
 
 def test_a_dead_daemon_s_lines_say_when_it_was_seen_and_what_waits(state: Path) -> None:
     """And claim nothing of roots and broker that was true once."""
-    write_snapshot(state, snapshot(pid=4711))
-    shown = list(lines(collect(state), NOW_US))
-    assert shown[0] == ("○", "not running", "last seen 10 s ago, 4 events pending")
-    assert [word for label, word, _ in shown if label == "roots"] == ["-", "-"]
-    assert not {"broker", "intake"} & {label for label, _, _ in shown}
+    write_snapshot(state, snapshot(pid=4711, seen_at=rfc3339(NOW_US - 7300 * SECOND_US)))
+    told = shown(collect(state))
+    assert told[0] == ("○", "not running", "last seen 2 h ago · 4 events pending")
+    assert "those pending are sent then" in told[1][2]
+    assert [word for label, word, _ in told if label == "roots"] == ["-", "-"]
+    assert not {"broker", "intake"} & {label for label, _, _ in told}
+
+
+def test_a_state_without_any_daemon_s_word_says_so(state: Path) -> None:
+    """A copy of the database alone."""
+    assert shown(collect(state))[0] == ("○", "not running", "never seen · 4 events pending")
 
 
 def test_trouble_comes_with_its_reason(held: Path) -> None:
-    """Below the line that it explains."""
+    """Below the line that it explains; of a root that is away, with how many files are kept, and since when."""
     broker = snapshot()["broker"] | {"state": "refused", "reason": "wrong password"}
-    roots = [root(state="unavailable", reason="it is empty")]
+    roots = [root(state="unavailable", reason="it is empty", since=rfc3339(NOW_US - 60 * SECOND_US))]
     write_snapshot(held, snapshot(broker=broker, roots=roots, store={"trouble": "the disk is full"}))
-    shown = list(lines(collect(held), NOW_US))
-    assert ("state", "unwritable", "the disk is full") in shown
+    told = shown(collect(held))
+    assert ("state", "unwritable", "the disk is full") in told
+    assert ("roots", "unavailable", "/music · for 60 s · 2 files kept · 3.0 kB · swept 0 s ago") in told
     for label, word, reason in (("roots", "unavailable", "it is empty"), ("broker", "refused", "wrong password")):
-        at = next(number for number, line in enumerate(shown) if line[:2] == (label, word))
-        assert shown[at + 1] == ("↳", "", reason)
+        at = next(number for number, line in enumerate(told) if line[:2] == (label, word))
+        assert told[at + 1] == ("↳", "", reason)
+
+
+def test_directories_that_are_not_watched_are_told_with_the_remedy(held: Path) -> None:
+    """One or many; those that cannot be read, too."""
+    write_snapshot(held, snapshot(roots=[root(unwatched_directories=1200, unlistable_directories=1, sweeping=True)]))
+    told = [rest for _, _, rest in shown(collect(held))]
+    assert "/music · 2 files · 3.0 kB · being swept" in told
+    assert any(rest.startswith("1,200 directories are not watched, only swept") for rest in told)
+    assert any(rest.startswith("1 directory cannot be listed") for rest in told)
 
 
 def test_an_idle_intake_is_called_idle(held: Path) -> None:
-    """Nothing dirty, nothing in hand."""
-    write_snapshot(held, snapshot(intake={"dirty": 0, "in_hand": 0}))
-    assert ("intake", "idle", "0 dirty · 0 in hand") in list(lines(collect(held), NOW_US))
+    """Nothing dirty, nothing in hand; what it did a moment ago is over."""
+    write_snapshot(held, snapshot(intake={"dirty": 0, "in_hand": 0, "files_per_s": 3.5}))
+    report = collect(held)
+    report["outbox"]["last_event_at"] = None
+    assert ("intake", "idle", "0 dirty · 0 in hand") in shown(report)
+
+
+def test_an_import_says_how_far_it_is_and_how_long_it_will_take(held: Path) -> None:
+    """At its present pace."""
+    far = {"files": 8911, "files_total": 12408, "left_s": 18.2}
+    intake = {"dirty": 900, "in_hand": 8, "files_per_s": 192.0, "bytes_per_s": 1.31e9, "import": far}
+    write_snapshot(held, snapshot(state="importing", intake=intake))
+    report = collect(held)
+    report["outbox"]["last_event_at"] = None
+    rest = "900 dirty · 8 in hand · 192 files/s · 1.3 GB/s · 8,911/12,408 files · 18 s left"
+    assert ("intake", "busy", rest) in shown(report)
+
+
+def test_a_replay_is_told_apart_from_what_is_new(held: Path) -> None:
+    """Its events are old: they make nothing late."""
+    with closing(_open_for_writing(held / "trackwatch.db")) as conn:
+        outbox.confirm(conn, [(event.sequence, event.generation) for event in outbox.pending(conn, 100)])
+        outbox.replay(conn, [1, 3])
+    write_snapshot(held, snapshot())
+    report = collect(held)
+    assert (report["outbox"]["oldest_pending_s"], report["outbox"]["replaying"]) == (None, 2)
+    (rest,) = (rest for label, _, rest in shown(report) if label == "outbox")
+    assert rest == "2 of them sent again · 1 parked · 3 published, kept 7 d"
 
 
 @pytest.mark.parametrize(
