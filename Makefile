@@ -18,7 +18,7 @@ OWN_UV := $(filter .cache/%,$(UV))
 # The tests' environment can do all that the smaller one can: once it is there, `make run` uses it as well.
 RUN_ENV := $(if $(wildcard .venv/.for-tests),.venv/.for-tests,.venv/.for-run)
 
-.PHONY: help run test check lint format soak lock rabbitmq clean
+.PHONY: help run test check lint format soak chaos lock rabbitmq clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r target meaning; do \
@@ -56,6 +56,9 @@ SEED ?= 1
 soak: .venv/.for-tests ## storms, kills, overflows, and an equal fold after each: make soak SECONDS=600 SEED=1
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) --seed $(SEED)
 
+chaos: .venv/.for-tests rabbitmq ## every fault of broker, line, disk and daemon, and nothing lost: make chaos SECONDS=900 SEED=1
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(CHAOS_ARGS)
+
 format: .venv/.for-tests ## put the code into shape
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
@@ -68,7 +71,8 @@ lock: $(OWN_UV) ## write the requirements*.lock files again from pyproject.toml
 	@$(COMPILE) pyproject.toml -o requirements.lock >/dev/null
 	@$(COMPILE) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock >/dev/null
 	@$(COMPILE) --group build -o requirements-build.lock >/dev/null
-	@! grep -nE '://|^-' requirements.lock requirements-dev.lock requirements-build.lock
+	@$(COMPILE) --group bench -c requirements-dev.lock -o requirements-bench.lock >/dev/null
+	@! grep -nE '://|^-' requirements.lock requirements-dev.lock requirements-build.lock requirements-bench.lock
 
 clean: ## remove what make has made
 	@rm -rf .venv .cache .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
