@@ -408,7 +408,7 @@ async def test_a_broker_that_wants_to_know_who_we_are_is_shown_our_certificate(
         async with open_amqp(with_ours, instance_id="tests") as sink:
             await sink.publish(rows(3), outcomes)
         assert list(outcomes.values()) == [CONFIRMED] * 3
-        with pytest.raises((BrokerRefused, BrokerUnavailable), match="certificate_required.*RABBITMQ_CERT_FILE"):
+        with pytest.raises((BrokerRefused, BrokerUnavailable), match=r"certificate_required.*RABBITMQ_CERT_FILE"):
             async with open_amqp(Broker(url, ca_file=certificate[0]), instance_id="tests"):
                 pass
 
