@@ -50,6 +50,7 @@ LostSession: TypeAlias = BrokerUnavailable | BrokerRefused
 
 # What comes out of aio-pika when a session breaks. asyncio.CancelledError is among them: aiormq cancels its futures
 # when it misses heartbeats. OSError includes TimeoutError and ssl.SSLError, EOFError is an incomplete read.
+HUNG_UP = (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError)
 BREAKAGES = (asyncio.CancelledError, amqp_errors.AMQPError, amqp_errors.ChannelInvalidStateError, OSError, EOFError)
 
 
@@ -348,8 +349,11 @@ class AmqpSink:
             case _ if opening and tls and not isinstance(tls, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
                 remedy = "check RABBITMQ_CA_FILE and RABBITMQ_CERT_FILE, and that this is the TLS port"
                 return BrokerRefused(f"connect to {where}: TLS failed ({_reason(tls)}); {remedy}")
-            case asyncio.IncompleteReadError():
-                return self._unavailable("connection lost, the other side has closed it")
+            case _ if any(isinstance(cause, HUNG_UP) for cause in _causes(error)):
+                # With TLS 1.3 a broker learns only after the handshake that there is no certificate, and hangs up.
+                wanted = opening and self._line.tls is not None and not self._broker.cert_file
+                hint = "; does it want to see a certificate (RABBITMQ_CERT_FILE)?" if wanted else ""
+                return self._unavailable(f"connection lost, the other side has closed it{hint}")
             case None | asyncio.CancelledError():
                 return self._unavailable("connection lost, the broker may have fallen silent")
             case _:

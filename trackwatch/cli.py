@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from trackwatch import __version__, catalogue
+from trackwatch.database import open_beside, running_pid
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
 from trackwatch.event import EventType, displayed
 from trackwatch.outbox import Chosen, Selection
@@ -37,7 +38,7 @@ from trackwatch.replay import (
 )
 from trackwatch.settings import load, state_dir
 from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, lines, size
-from trackwatch.store import open_beside, running_pid, wall_clock_us
+from trackwatch.store import wall_clock_us
 from trackwatch.words import lay_out, line, open_console, open_screen, progress_bar, replay_bar, set_up_log, stacked
 
 PROGRESS_LINE_S = 10.0

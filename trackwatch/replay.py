@@ -15,10 +15,10 @@ from pathlib import Path
 from uuid import UUID
 
 from trackwatch import outbox
+from trackwatch.database import open_beside, write_beside
 from trackwatch.errors import ConfigError, StoreBusy, StoreError
 from trackwatch.event import EPOCH, displayed
 from trackwatch.outbox import Chosen, Kept, Selected, Selection
-from trackwatch.store import open_beside, write_beside
 
 # Some ten milliseconds of writing.
 CHUNK_EVENTS = 500

@@ -18,6 +18,9 @@ from uuid import uuid4
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectorException,
+)  # no AMQPError: a handshake that took too long
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 EXCHANGE = "file_events"
@@ -102,6 +105,8 @@ class Recorder:
     @property
     def messages(self) -> list[Message]:
         """Everything that has arrived so far, in the order of arrival."""
+        if self._defect is not None:
+            raise self._defect
         with self._changed:
             return list(self._messages)
 
@@ -167,7 +172,7 @@ class Recorder:
             while not self._closing.is_set():
                 try:
                     self._session()
-                except (AMQPError, OSError) as error:
+                except (AMQPError, AMQPConnectorException, OSError) as error:
                     # Everything heals by itself but a queue or an exchange that exists in another form.
                     if isinstance(error, ChannelClosedByBroker) and error.reply_code == PRECONDITION_FAILED:
                         raise

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from trackwatch.store import _open_for_writing
+from trackwatch.database import open_for_writing
 
 
 def made_state(folder: Path) -> sqlite3.Connection:
     """Make a state in a folder, and return the writer's connection to it."""
-    return _open_for_writing(folder / "trackwatch.db")
+    return open_for_writing(folder / "trackwatch.db")
 
 
 @contextmanager

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import trio
 
-from trackwatch import catalogue, outbox, store
+from trackwatch import catalogue, outbox
+from trackwatch import database as database_file
+from trackwatch.database import open_beside, running_pid
 from trackwatch.errors import StoreError
 from trackwatch.event import MetadataForm
 from trackwatch.mounts import _parse
 from trackwatch.record import Absent, Ledger, Present
-from trackwatch.store import Store, open_beside, open_store, running_pid
+from trackwatch.store import Store, open_store
 from trackwatch.track import Location, Observation, Signature
 
 PATIENCE_S = 30
@@ -333,8 +335,8 @@ def test_nobody_holds_a_state_that_is_not_there(tmp_path: Path) -> None:
 def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
     """The kernel lets go of it, whatever the file says."""
     script = (
-        "import sys, time; from pathlib import Path; from trackwatch.store import _locked\n"
-        "with _locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from trackwatch.database import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -342,7 +344,7 @@ def test_the_lock_of_a_dead_process_holds_nobody_up(tmp_path: Path) -> None:
         assert running_pid(tmp_path) == process.pid
         trio.run(raises, tmp_path, f"in use by pid {process.pid};")
         process.send_signal(signal.SIGKILL)
-    with store._locked(tmp_path):
+    with database_file.locked(tmp_path):
         assert running_pid(tmp_path) == os.getpid()
 
 
@@ -415,8 +417,8 @@ def test_a_state_of_another_user_is_refused_with_the_user_s_number(public_path: 
     script = (
         "import os, sys, trio; from pathlib import Path; from trackwatch.store import open_store\n"
         # As a child that has imported all it needs: the installation may lie where only root can read.
-        "import sqlite_utils.migrations, trackwatch.store; steps = trackwatch.store._load_migrations()\n"
-        "trackwatch.store._load_migrations = lambda: steps\n"
+        "import sqlite_utils.migrations, trackwatch.database; steps = trackwatch.database.load_migrations()\n"
+        "trackwatch.database.load_migrations = lambda: steps\n"
         "os.setgid(10001); os.setuid(10001)\n"
         "async def main():\n"
         "    async with open_store(Path(sys.argv[1])): pass\n"
@@ -436,7 +438,7 @@ async def test_a_network_file_system_is_refused(
     """The write-ahead log's shared memory is not shared with the other machine."""
     table = [b"1 0 8:1 / / rw - ext4 /dev/sda rw\n", b"2 1 0:9 / %b rw - %b there:/x rw\n" % (bytes(tmp_path), fstype)]
     mounts = [_parse(line) for line in table]
-    monkeypatch.setattr(store, "read_mounts", lambda: mounts)
+    monkeypatch.setattr(database_file, "read_mounts", lambda: mounts)
     if refused:
         await raises(tmp_path / "state", rf"network file system \({fstype.decode()}\)")
         assert not database(tmp_path / "state").exists()

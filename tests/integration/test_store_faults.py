@@ -27,10 +27,12 @@ from tests.bed.daemon import Daemon
 from tests.integration.test_losses import music
 from tests.integration.test_store import database, present, raises, recording, running, sequences
 from tests.integration.test_watching import wait_for_fold
+from trackwatch import database as database_file
 from trackwatch import outbox, store
+from trackwatch.database import open_beside
 from trackwatch.errors import StoreError
 from trackwatch.record import Ledger
-from trackwatch.store import open_beside, open_store
+from trackwatch.store import open_store
 
 DAY_US = 86_400_000_000
 
@@ -209,7 +211,7 @@ def test_a_log_that_somebody_s_long_look_holds_up_is_told_and_is_small_again_aft
 ) -> None:
     """A snapshot that is held keeps everything that came later in the log; the limit is made small here."""
     limit = 4_000_000
-    monkeypatch.setattr(store, "WAL_LIMIT_BYTES", limit)
+    monkeypatch.setattr(database_file, "WAL_LIMIT_BYTES", limit)
     log = tmp_path / "trackwatch.db-wal"
 
     def fill(ledger: Ledger, number: int) -> None:
@@ -226,7 +228,7 @@ def test_a_log_that_somebody_s_long_look_holds_up_is_told_and_is_small_again_aft
             for number in range(100):
                 await opened.write(partial(fill, number=number))
                 if number > 1:
-                    assert log.stat().st_size < limit + store.WAL_CHECKPOINT_PAGES * 4096 + 200_000
+                    assert log.stat().st_size < limit + database_file.WAL_CHECKPOINT_PAGES * 4096 + 200_000
 
     with capture_logs() as entries:
         trio.run(main)
@@ -245,7 +247,7 @@ async def test_the_log_stays_small_without_anybody_s_long_look(tmp_path: Path) -
                 "REPLACE INTO setting VALUES ('big', ?)", ("x" * 300_000,)
             )
             await opened.write(work)
-        assert (tmp_path / "trackwatch.db-wal").stat().st_size < store.WAL_CHECKPOINT_PAGES * 4096 + 1_000_000
+        assert (tmp_path / "trackwatch.db-wal").stat().st_size < database_file.WAL_CHECKPOINT_PAGES * 4096 + 1_000_000
 
 
 @pytest.mark.parametrize("statistics", ["ANALYZE", "PRAGMA optimize(0x10002)"])
@@ -457,13 +459,13 @@ def test_a_state_on_a_network_file_system_is_refused(daemon: Callable[..., Daemo
 
 # ---- kill -9 at a chosen moment
 
-CREATE = "from pathlib import Path; from trackwatch.store import _open_for_writing\nimport sys\n"
-OPEN = "_open_for_writing(Path(sys.argv[1]) / 'trackwatch.db').close()\n"
+CREATE = "from pathlib import Path; from trackwatch.database import open_for_writing\nimport sys\n"
+OPEN = "open_for_writing(Path(sys.argv[1]) / 'trackwatch.db').close()\n"
 # A next release that moves a table with many rows into another form, in several statements, beyond SQLite's cache.
 MIGRATE = (
     CREATE
     + """
-from trackwatch import store
+from trackwatch import database
 
 def load():
     module = old()
@@ -476,7 +478,7 @@ def load():
         db.executescript("ALTER TABLE root ADD COLUMN note TEXT;")
     return module
 
-old, store._load_migrations = store._load_migrations, load
+old, database.load_migrations = database.load_migrations, load
 """
     + OPEN
 )

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from trackwatch import catalogue, outbox
+from trackwatch.database import open_for_writing
 from trackwatch.errors import StoreBusy
 from trackwatch.event import MetadataForm, Outgoing
 from trackwatch.record import Absent, Change, Ledger, Linked, Moved, Present, Unreadable
-from trackwatch.store import Store, _open_for_writing, _Request
+from trackwatch.store import Store, _Request
 from trackwatch.track import Location, Metadata, Observation, Signature
 
 NOW_US = 1_795_000_000_000_000
@@ -129,7 +130,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         """Open the state as a start of the daemon does."""
-        self.conn = _open_for_writing(self.path)
+        self.conn = open_for_writing(self.path)
         self.conn.execute("PRAGMA synchronous = OFF")  # processes crash here, not machines
         self.ledger = Ledger(self.conn, "here", MetadataForm.STRUCTURED, self.tick)
         self.ledger.next_sequence = outbox.last_sequence(self.conn) + 1

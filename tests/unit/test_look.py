@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from trackwatch import catalogue, outbox, store
+from trackwatch import catalogue, database, outbox
 from trackwatch.event import EventType, MetadataForm
 from trackwatch.look import Kind, Lookout, Sighting
 from trackwatch.record import Absent, Ledger, Linked, Moved, Present
@@ -156,14 +156,14 @@ def moved(seen: Sighting) -> tuple[bytes, bytes] | None:
 def fresh_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state as the daemon makes it, to be copied: making one waits for the disk several times."""
     path = tmp_path_factory.mktemp("state") / "trackwatch.db"
-    store._open_for_writing(path).close()
+    database.open_for_writing(path).close()
     return path
 
 
 @pytest.fixture
 def bed(tmp_path: Path, fresh_state: Path) -> Iterator[Bed]:
     path = shutil.copy(fresh_state, tmp_path)
-    with closing(store._connect(Path(path), "rw")) as conn:
+    with closing(database.connect(Path(path), "rw")) as conn:
         conn.execute("PRAGMA synchronous = OFF")
         yield Bed(os.fsencode(tmp_path), conn)
 

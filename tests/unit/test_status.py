@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from trackwatch import catalogue, outbox
+from trackwatch.database import open_for_writing
 from trackwatch.errors import ExitCode, StoreError
 from trackwatch.event import MetadataForm, rfc3339
 from trackwatch.publisher import BrokerWord
@@ -32,7 +33,7 @@ from trackwatch.status import (
     size,
     write_snapshot,
 )
-from trackwatch.store import _open_for_writing, wall_clock_us
+from trackwatch.store import wall_clock_us
 from trackwatch.track import Location, Observation, Signature
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "ops" / "contract" / "status.schema.json").read_text("utf-8"))
@@ -46,7 +47,7 @@ def state(tmp_path: Path) -> Path:
 
     One of them is published, one parked.
     """
-    with closing(_open_for_writing(tmp_path / "trackwatch.db")) as conn:
+    with closing(open_for_writing(tmp_path / "trackwatch.db")) as conn:
         conn.execute("BEGIN")
         clock = count(wall_clock_us() - 3600 * SECOND_US)
         ledger = Ledger(conn, "here", MetadataForm.STRUCTURED, lambda: next(clock))
@@ -361,7 +362,7 @@ def test_an_import_says_how_far_it_is_and_how_long_it_will_take(held: Path) -> N
 
 def test_a_replay_is_told_apart_from_what_is_new(held: Path) -> None:
     """Its events are old: they make nothing late."""
-    with closing(_open_for_writing(held / "trackwatch.db")) as conn:
+    with closing(open_for_writing(held / "trackwatch.db")) as conn:
         outbox.confirm(conn, [(event.sequence, event.generation) for event in outbox.pending(conn, 100)])
         outbox.replay(conn, [1, 3])
     write_snapshot(held, snapshot())
