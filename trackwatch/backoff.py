@@ -5,6 +5,7 @@ lost the same broker from coming back in step.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -14,7 +15,8 @@ class Backoff:
 
     base_s: float
     cap_s: float
-    draw: random.Random = field(default_factory=random.Random)
+    # Not a generator of our own: seeding one takes as long as writing an event, and some loops make many of these.
+    uniform: Callable[[float, float], float] = field(default_factory=lambda: random.uniform)
     attempt: int = 0
 
     def next_s(self) -> float:
@@ -22,7 +24,7 @@ class Backoff:
         # 2**30 * any base is far above any cap; the bound only keeps the power from growing without end.
         ceiling = min(self.cap_s, self.base_s * 2.0 ** min(self.attempt, 30))
         self.attempt += 1
-        return self.draw.uniform(ceiling / 10, ceiling)
+        return self.uniform(ceiling / 10, ceiling)
 
     def reset(self) -> None:
         """Begin again with the shortest delay."""

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pamqp.commands
 import pamqp.frame
 import pamqp.header
 
-from trackwatch.event import SCHEMA_VERSION, Outgoing, routing_key
+from trackwatch.event import SCHEMA_VERSION, EventType, Outgoing, routing_key
 
 # Type, channel, size of the payload; one end byte follows the payload.
 _FRAME = struct.Struct(">BHI")
@@ -56,6 +57,47 @@ class Returned:
     message_id: str
 
 
+# What stands in a template where each event has its own; none of these bytes can come from anywhere else in it.
+_SEQUENCE, _BODY_BYTES, _SECONDS = 0x7EA1_7EA2_7EA3_7EA4, 0x7EB1_7EB2_7EB3_7EB4, 0x7EC1_7EC2
+_MESSAGE_ID = str(UUID(int=0))
+_U64 = struct.Struct(">Q")
+_I64 = struct.Struct(">q")
+
+
+class _Template:
+    """The method and the header of a message, as pamqp encodes them, but for what each event has of its own."""
+
+    def __init__(self, exchange: str, key: str, instance_id: str, channel: int) -> None:
+        publish = pamqp.commands.Basic.Publish(exchange=exchange, routing_key=key, mandatory=True)
+        properties = pamqp.commands.Basic.Properties(
+            content_type="application/json",
+            headers={"instance_id": instance_id, "sequence": _SEQUENCE, "schema_version": SCHEMA_VERSION},
+            delivery_mode=2,  # persistent
+            message_id=_MESSAGE_ID,
+            timestamp=datetime.fromtimestamp(_SECONDS, UTC),
+            message_type=key,
+            app_id="trackwatch",
+        )
+        header = pamqp.header.ContentHeader(body_size=_BODY_BYTES, properties=properties)
+        method = pamqp.frame.marshal(publish, channel)
+        self._bytes = method + pamqp.frame.marshal(header, channel)
+        # Behind the method: its names are the exchange's and the key's, and may hold anything.
+        self._body_bytes_at = self._bytes.index(_U64.pack(_BODY_BYTES), len(method))
+        # `l` is the type: 64 bits, whatever the sequence.
+        self._sequence_at = self._bytes.index(b"sequencel" + _I64.pack(_SEQUENCE), len(method)) + len(b"sequencel")
+        self._message_id_at = self._bytes.rindex(_MESSAGE_ID.encode())
+        self._seconds_at = self._bytes.rindex(_U64.pack(_SECONDS))
+
+    def filled(self, row: Outgoing) -> bytearray:
+        """Return the frames of an event, its body left out."""
+        filled = bytearray(self._bytes)
+        _U64.pack_into(filled, self._body_bytes_at, len(row.payload))
+        _I64.pack_into(filled, self._sequence_at, row.sequence)
+        filled[self._message_id_at : self._message_id_at + len(_MESSAGE_ID)] = str(row.event_id).encode()
+        _U64.pack_into(filled, self._seconds_at, row.at_us // 1_000_000)
+        return filled
+
+
 class Encoder:
     """Puts events into frames for one exchange, on one channel.
 
@@ -67,7 +109,7 @@ class Encoder:
         self._instance_id = instance_id
         self._channel = channel
         self._body_max = (frame_max or FRAME_DEFAULT_BYTES) - _FRAME.size - len(_END)
-        self._methods: dict[str, bytes] = {}
+        self._templates: dict[EventType, _Template] = {}
 
     def encode(self, row: Outgoing) -> bytes:
         """Return all frames of a mandatory, persistent message.
@@ -75,23 +117,13 @@ class Encoder:
         Raises:
             TypeError, ValueError, OverflowError, struct.error: a property cannot be encoded (`ENCODING_ERRORS`).
         """
-        key = routing_key(row.event_type)
-        method = self._methods.get(key)
-        if method is None:
-            publish = pamqp.commands.Basic.Publish(exchange=self._exchange, routing_key=key, mandatory=True)
-            method = self._methods[key] = pamqp.frame.marshal(publish, self._channel)
-        properties = pamqp.commands.Basic.Properties(
-            content_type="application/json",
-            headers={"instance_id": self._instance_id, "sequence": row.sequence, "schema_version": SCHEMA_VERSION},
-            delivery_mode=2,  # persistent
-            message_id=str(row.event_id),
-            timestamp=datetime.fromtimestamp(row.at_us // 1_000_000, UTC),
-            message_type=key,
-            app_id="trackwatch",
-        )
+        kind = row.event_type
+        template = self._templates.get(kind)
+        if template is None:
+            template = _Template(self._exchange, routing_key(kind), self._instance_id, self._channel)
+            self._templates[kind] = template
         body = row.payload
-        header = pamqp.header.ContentHeader(body_size=len(body), properties=properties)
-        frames = [method, pamqp.frame.marshal(header, self._channel)]
+        frames: list[bytes | bytearray] = [template.filled(row)]
         for start in range(0, len(body), self._body_max):
             part = body[start : start + self._body_max]
             frames += (_FRAME.pack(_BODY, self._channel, len(part)), part, _END)

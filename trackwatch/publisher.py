@@ -4,6 +4,7 @@ It opens the sink again whenever it is lost, after a delay; nothing it does or s
 the outbox's pending rows only when the sink has confirmed it, or is set aside there, with its reason, for a person.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from trackwatch.values import Unroutable
 
 # Enough to keep the connection busy while confirms are on their way, little to send again when it breaks.
 BATCH_EVENTS = 200
+# Batches smaller than this begin so far apart: each costs a look, a commit and three thread hops, as much as a dozen
+# events. (A replay's are larger, see outbox.REPLAY_BATCH.)
+SMALL_BATCH, APART_S = 50, 0.025
 # Rows may become pending without a commit of ours: `trackwatch replay` writes beside the daemon. Looking at the log's
 # file is enough to notice; the database itself is asked as well, now and then.
 POLL_S, POLL_MAX_S = 1.0, 10.0
@@ -169,8 +173,9 @@ class Publisher:
                 self._say(BrokerWord.CONNECTED)
 
     async def _pump(self, sink: Sink) -> NoReturn:
-        limit = BATCH_EVENTS
+        limit, next_at = BATCH_EVENTS, -math.inf
         while True:
+            await trio.sleep_until(next_at)
             committed, log_mark = self._store.next_commit(), self._store.log_mark()
             waiting, waiting_for_no_new = len(self._waiting_for_empty), len(self._waiting_for_no_new)
             if waiting_for_no_new and not await self._reader.read(outbox.has_new):
@@ -180,7 +185,9 @@ class Publisher:
                 _set_first(self._waiting_for_empty, waiting)
                 await self._wait_for_commit(committed, log_mark)
                 continue
-            held = await self._publish(sink, one_for_each_path(batch))
+            together = one_for_each_path(batch)
+            next_at = trio.current_time() + APART_S if len(together) == len(batch) < SMALL_BATCH else -math.inf
+            held = await self._publish(sink, together)
             if held is None:
                 limit = BATCH_EVENTS
                 self._held.reset()

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pamqp.body
 import pamqp.commands
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.sink_suite import rows
-from trackwatch.event import SCHEMA_VERSION
+from trackwatch.event import SCHEMA_VERSION, EventType
 from trackwatch.frames import ENCODING_ERRORS, Confirm, Ear, Encoder, Returned
 
 CHANNEL = 1
@@ -45,13 +46,26 @@ def returned(message_id: str, body: bytes) -> bytes:
     )
 
 
-def test_an_event_is_a_persistent_mandatory_message_with_all_its_properties() -> None:
-    (row,) = rows(1)
-    encoder = Encoder("file_events", "here", channel=CHANNEL, frame_max=4096)
+@given(
+    sequence=st.integers(1, (1 << 63) - 1),
+    event_id=st.uuids(),
+    kind=st.sampled_from(EventType),
+    seconds=st.integers(0, 4_102_444_800),
+    exchange=st.text("abcXYZ019-_.:", max_size=20),
+    instance_id=st.text(max_size=40),
+)
+def test_an_event_is_a_persistent_mandatory_message_with_all_its_properties(
+    sequence: int, event_id: UUID, kind: EventType, seconds: int, exchange: str, instance_id: str
+) -> None:
+    row = replace(
+        rows(1)[0], sequence=sequence, event_id=event_id, event_type=kind, at_us=seconds * 1_000_000 + 999_999
+    )
+    encoder = Encoder(exchange, instance_id, channel=CHANNEL, frame_max=4096)
+    encoder.encode(rows(1)[0])  # what one event left behind is not in the next one's
     (channel, method), (_, header), *bodies = frames_of(encoder.encode(row))
     assert channel == CHANNEL
     assert (method.exchange, method.routing_key, method.mandatory) == (
-        "file_events",
+        exchange,
         f"file.{row.event_type}",
         True,
     )
@@ -60,10 +74,10 @@ def test_an_event_is_a_persistent_mandatory_message_with_all_its_properties() ->
     assert dict(header.properties) == {
         **dict.fromkeys(BASIC.Properties.__slots__),
         "content_type": "application/json",
-        "headers": {"instance_id": "here", "sequence": row.sequence, "schema_version": SCHEMA_VERSION},
+        "headers": {"instance_id": instance_id, "sequence": row.sequence, "schema_version": SCHEMA_VERSION},
         "delivery_mode": 2,
         "message_id": str(row.event_id),
-        "timestamp": datetime.fromtimestamp(row.at_us // 1_000_000, UTC),
+        "timestamp": datetime.fromtimestamp(seconds, UTC),
         "message_type": f"file.{row.event_type}",
         "app_id": "trackwatch",
         "cluster_id": "",

@@ -20,6 +20,7 @@ from trackwatch.backoff import Backoff
 from trackwatch.errors import BrokerRefused, BrokerUnavailable, SinkClosed
 from trackwatch.event import CONFIRMED, Event, EventType, MetadataForm, Outcome, Outgoing, Verdict, new_event_id
 from trackwatch.publisher import (
+    APART_S,
     AWAY_S,
     BATCH_EVENTS,
     HELD_S,
@@ -200,7 +201,7 @@ class Bed:
 @pytest.fixture
 def conn(conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
     """A new state in memory; every backoff draws its ceiling."""
-    monkeypatch.setattr(random.Random, "uniform", lambda _self, _low, high: high)
+    monkeypatch.setattr(random, "uniform", lambda _low, high: high)
     return conn
 
 
@@ -573,7 +574,7 @@ async def test_unroutable_events_are_set_aside_or_dropped_if_so_wished(
     nursery.start_soon(bed.publisher.run)
     await seconds(0)
     bed.append("a.mp3")
-    await seconds(0)
+    await seconds(APART_S)
     assert [batch for _, batch in bed.batches] == [[1, 2], [3]]
     totals = outbox.totals(conn)
     assert (totals.pending, totals.parked) == (0, 1 if policy is Unroutable.PARK else 0)
@@ -775,3 +776,21 @@ async def test_a_cancelled_publisher_does_not_wait_for_a_stalled_store(
         await bed.publisher.run()
     assert trio.current_time() == pytest.approx(1 + MARK_S)
     assert bed.pending == [1]
+
+
+async def test_small_batches_are_sent_apart_so_that_what_comes_meanwhile_shares_one(
+    conn: sqlite3.Connection, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The first one at once."""
+    bed = Bed(conn, confirm)
+    nursery.start_soon(bed.publisher.run)
+    await seconds(1)
+    bed.append("a.mp3")
+    await seconds(0)
+    bed.append("b.mp3")
+    await seconds(0)
+    bed.append("c.mp3")
+    await seconds(0)
+    assert [batch for _, batch in bed.batches] == [[1]]
+    await seconds(APART_S)
+    assert [batch for _, batch in bed.batches] == [[1], [2, 3]]
