@@ -59,11 +59,14 @@ CREATE TABLE catalogue(
 CREATE INDEX catalogue_inode ON catalogue(inode);
 CREATE INDEX catalogue_sha256 ON catalogue(sha256);
 
--- Apart from the catalogue, so that comparing a million signatures does not read a million tag sets.
+-- Of audio files. Apart from the catalogue, so that comparing a million signatures does not read a million tag sets.
+-- `audio_xxh128` is of the encoded audio alone, and NULL where it is not known for certain. When a release hashes other
+-- bytes of a file than the one before (`spans.py`), its migration sets it to NULL everywhere.
 CREATE TABLE catalogue_metadata(
   file_id INTEGER PRIMARY KEY REFERENCES catalogue(id) ON DELETE CASCADE,
   metadata TEXT,
   metadata_error TEXT,
+  audio_xxh128 BLOB CHECK(length(audio_xxh128) = 16),
   CHECK(metadata IS NOT NULL OR metadata_error IS NOT NULL)) STRICT;
 CREATE INDEX catalogue_metadata_error ON catalogue_metadata(file_id) WHERE metadata_error IS NOT NULL;
 

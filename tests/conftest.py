@@ -124,9 +124,10 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
             args: Sequence[str] = (),
             user: int | None = None,
             unprivileged: bool = False,
+            measured: bool = True,
         ) -> Daemon:
             state = state_dir or tmp_path / f"state-{next(numbers)}"
-            made = Daemon(roots, state, env=env, args=args, user=user, unprivileged=unprivileged)
+            made = Daemon(roots, state, env=env, args=args, user=user, unprivileged=unprivileged, measured=measured)
             return stack.enter_context(made)
 
         yield make

@@ -1,5 +1,16 @@
-"""`python -m trackwatch` is the same as `trackwatch`."""
+"""`python -m trackwatch` is the same as `trackwatch`, and both begin here.
 
-from trackwatch.cli import main
+Light on purpose: a worker process imports what the main module imports (multiprocessing's `spawn` does that for the
+installed command), and needs none of the command line.
+"""
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    from trackwatch.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

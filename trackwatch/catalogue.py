@@ -3,12 +3,11 @@
 Functions over a connection that the store hands out; nothing here begins or ends a transaction, and nothing decides.
 """
 
-import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trackwatch.track import Location, Root, Signature, storable
 
@@ -25,9 +24,8 @@ _COLUMNS = f"id, root_id, path, {_SIGNATURE}, sha256, xxh128, last_seq"
 MountRow = tuple[bytes, bytes, int, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One catalogued file."""
+class Entry(NamedTuple):
+    """One catalogued file; `id` is 0 for one that is not catalogued yet."""
 
     id: int
     location: Location
@@ -37,12 +35,15 @@ class Entry:
     last_seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What is known of a file's tags; `metadata` is in the structured form of the contract."""
+class Description(NamedTuple):
+    """What is known of a file's tags and of its audio; `metadata` is in the structured form of the contract, as JSON.
 
-    metadata: Mapping[str, Any] | None = None
+    `audio_xxh128` is there only for what has metadata, or a reason why not: for an audio file.
+    """
+
+    metadata: str | None = None
     error: str | None = None
+    audio_xxh128: bytes | None = None
 
 
 def wrapped(number: int) -> int:
@@ -74,9 +75,12 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     return Entry(row[0], Location(row[1], row[2]), _signature(row[3:9]), row[9], row[10], row[11])
 
 
+_FIND = f"SELECT {_COLUMNS} FROM catalogue WHERE root_id = ? AND path = ?"
+
+
 def find(conn: sqlite3.Connection, location: Location) -> Entry | None:
     """Return the file known at a location."""
-    row = conn.execute(f"SELECT {_COLUMNS} FROM catalogue WHERE root_id = ? AND path = ?", location).fetchone()
+    row = conn.execute(_FIND, location).fetchone()
     return _entry(row) if row else None
 
 
@@ -166,44 +170,51 @@ def has_fewer(conn: sqlite3.Connection, root_id: int, count: int) -> bool:
 
 
 def describe(conn: sqlite3.Connection, file_id: int) -> Description:
-    """Return what is known of a file's tags; empty for a file that has none."""
-    sql = "SELECT metadata, metadata_error FROM catalogue_metadata WHERE file_id = ?"
+    """Return what is known of a file's tags and audio; empty for a file that is not audio."""
+    sql = "SELECT metadata, metadata_error, audio_xxh128 FROM catalogue_metadata WHERE file_id = ?"
     row = conn.execute(sql, (file_id,)).fetchone()
     if row is None:
         return Description()
-    return Description(None if row[0] is None else json.loads(row[0]), row[1])
+    return Description(*row)
 
 
-def put(conn: sqlite3.Connection, entry: Entry, description: Description | None) -> int:
-    """Insert the file, or replace what is known at its location, and return its id (`entry.id` is ignored).
+_ADD = (
+    f"INSERT INTO catalogue(root_id, path, {_SIGNATURE}, sha256, xxh128, last_seq)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT(root_id, path) DO NOTHING"
+)
+_REPLACE = (
+    "UPDATE catalogue SET root_id = ?, path = ?, dev = ?, inode = ?, size_bytes = ?, mtime_ns = ?, ctime_ns = ?,"
+    " btime_ns = ?, sha256 = ?, xxh128 = ?, last_seq = ? WHERE id = ?"
+)
+_DESCRIBE = "INSERT INTO catalogue_metadata(file_id, metadata, metadata_error, audio_xxh128) VALUES (?, ?, ?, ?)"
+_DESCRIBE_ANEW = (
+    f"{_DESCRIBE} ON CONFLICT(file_id) DO UPDATE SET metadata = excluded.metadata,"
+    " metadata_error = excluded.metadata_error, audio_xxh128 = excluded.audio_xxh128"
+)
 
-    A description of None leaves the known one alone.
-    """
-    cursor = conn.execute(
-        f"INSERT INTO catalogue(root_id, path, {_SIGNATURE}, sha256, xxh128, last_seq)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT(root_id, path) DO UPDATE SET dev = excluded.dev, inode = excluded.inode,"
-        " size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
-        " btime_ns = excluded.btime_ns, sha256 = excluded.sha256, xxh128 = excluded.xxh128,"
-        " last_seq = excluded.last_seq RETURNING id",
-        (*entry.location, *_signature_row(entry.signature), entry.sha256, entry.xxh128, entry.last_seq),
-    )
-    file_id: int = cursor.fetchone()[0]
-    if description is not None:
-        _describe_as(conn, file_id, description)
+
+def add(conn: sqlite3.Connection, entry: Entry, description: Description) -> int | None:
+    """Insert a file and return its id; None, and nothing is done, if one is known at its location."""
+    location, signature = entry.location, entry.signature
+    cursor = conn.execute(_ADD, (*location, *_signature_row(signature), entry.sha256, entry.xxh128, entry.last_seq))
+    if cursor.rowcount == 0:
+        return None
+    file_id = cursor.lastrowid
+    if description.metadata is not None or description.error is not None:
+        conn.execute(_DESCRIBE, (file_id, *description))
     return file_id
 
 
-def _describe_as(conn: sqlite3.Connection, file_id: int, description: Description) -> None:
-    if description == Description():
-        conn.execute("DELETE FROM catalogue_metadata WHERE file_id = ?", (file_id,))
-        return
-    text = None if description.metadata is None else json.dumps(description.metadata, ensure_ascii=False)
+def replace(conn: sqlite3.Connection, entry: Entry, description: Description) -> None:
+    """Put another content, and what is known of it, in the place of a known file; `entry.id` says of which."""
     conn.execute(
-        "INSERT INTO catalogue_metadata(file_id, metadata, metadata_error) VALUES (?, ?, ?)"
-        " ON CONFLICT(file_id) DO UPDATE SET metadata = excluded.metadata, metadata_error = excluded.metadata_error",
-        (file_id, text, description.error),
+        _REPLACE,
+        (*entry.location, *_signature_row(entry.signature), entry.sha256, entry.xxh128, entry.last_seq, entry.id),
     )
+    if description.metadata is not None or description.error is not None:
+        conn.execute(_DESCRIBE_ANEW, (entry.id, *description))
+    else:
+        conn.execute("DELETE FROM catalogue_metadata WHERE file_id = ?", (entry.id,))
 
 
 def relocate(conn: sqlite3.Connection, file_id: int, to: Location, signature: Signature, last_seq: int) -> None:
@@ -237,6 +248,11 @@ def set_problem(conn: sqlite3.Connection, location: Location, reason: str, now_u
 def clear_problem(conn: sqlite3.Connection, location: Location) -> None:
     """Forget the problem of a file that was described or has gone."""
     conn.execute("DELETE FROM problem WHERE root_id = ? AND path = ?", location)
+
+
+def has_problems(conn: sqlite3.Connection) -> bool:
+    """Whether there is a file that could not be described at all."""
+    return bool(conn.execute("SELECT EXISTS (SELECT 1 FROM problem)").fetchone()[0])
 
 
 def problem_paths(conn: sqlite3.Connection, root_id: int) -> list[bytes]:
@@ -287,6 +303,11 @@ def last_swept_us(conn: sqlite3.Connection) -> int | None:
     """Return when a root was last swept, None if none ever was."""
     swept_us: int | None = conn.execute("SELECT max(swept_us) FROM root").fetchone()[0]
     return swept_us
+
+
+def was_swept(conn: sqlite3.Connection, root_id: int) -> bool:
+    """Whether a whole root was ever swept to its end."""
+    return bool(conn.execute("SELECT swept_us IS NOT NULL FROM root WHERE id = ?", (root_id,)).fetchone()[0])
 
 
 def set_swept(conn: sqlite3.Connection, root_id: int, at_us: int) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import structlog
@@ -24,6 +25,7 @@ from trackwatch.database import open_beside, running_pid
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
 from trackwatch.event import EventType, displayed
 from trackwatch.outbox import Chosen, Selection
+from trackwatch.progress import Progress
 from trackwatch.replay import (
     choose,
     count_waiting,
@@ -37,16 +39,13 @@ from trackwatch.replay import (
     shown_time,
 )
 from trackwatch.settings import load, state_dir
-from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, lines, size
+from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, duration, lines, size
 from trackwatch.store import wall_clock_us
 from trackwatch.words import lay_out, line, open_console, open_screen, progress_bar, replay_bar, set_up_log, stacked
 
-PROGRESS_LINE_S = 10.0
+PROGRESS_LINE_S, PROGRESS_LINE_MAX_S = 10.0, 60.0
 # How often a replay's bar moves.
 REPLAY_LOOK_S = 0.25
-
-if TYPE_CHECKING:
-    from trackwatch.daemon import Progress
 
 log = structlog.get_logger()
 
@@ -130,27 +129,26 @@ def run(roots: tuple[str, ...], to: str | None, once: bool) -> None:
 
 
 @contextmanager
-def _show_progress(console: Console) -> Iterator[Callable[["Progress"], None]]:
+def _show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
     """Give what shows the import's progress: a bar on a terminal, a line of the log now and then elsewhere."""
     if not console.is_terminal:
         yield _ProgressLines().show
         return
     bar = progress_bar(console)
-    started = time.monotonic()
-    task = bar.add_task("import", total=None, read="0 B", rate="0 B", visible=False)
+    task = bar.add_task("import", total=None, read="", rate="", left="", visible=False)
 
-    def show(progress: "Progress") -> None:
+    def show(progress: Progress) -> None:
         if progress.done:
             bar.stop()
         elif progress.files < progress.files_total:
-            rate = progress.size_bytes / max(0.1, time.monotonic() - started)
             bar.start()
             bar.update(
                 task,
                 completed=progress.files,
                 total=progress.files_total,
-                read=size(progress.size_bytes),
-                rate=size(rate),
+                read=f"{size(progress.size_bytes)}/{size(progress.total_bytes)}",
+                rate=f"{size(progress.bytes_per_s)}/s",
+                left="" if progress.left_s is None else f"{duration(progress.left_s)} left",
                 visible=True,
             )
 
@@ -161,17 +159,31 @@ def _show_progress(console: Console) -> Iterator[Callable[["Progress"], None]]:
 
 
 class _ProgressLines:
-    """Progress for a log: a line every ten seconds."""
+    """Progress for a log: a line for each ten per cent or each minute, but ten seconds apart."""
 
     def __init__(self) -> None:
-        self._next_at = time.monotonic() + PROGRESS_LINE_S
+        self._told_at = time.monotonic()
+        self._told_files = -math.inf
 
-    def show(self, progress: "Progress") -> None:
+    def show(self, progress: Progress) -> None:
         """Log it if it is time."""
-        if progress.done or time.monotonic() < self._next_at:
+        since_s = time.monotonic() - self._told_at
+        is_further = progress.files - self._told_files >= progress.files_total / 10
+        if progress.done or since_s < PROGRESS_LINE_S or not (is_further or since_s >= PROGRESS_LINE_MAX_S):
             return
-        self._next_at = time.monotonic() + PROGRESS_LINE_S
-        log.info("importing", files=progress.files, files_total=progress.files_total, size_bytes=progress.size_bytes)
+        self._told_at, self._told_files = time.monotonic(), progress.files
+        left = "" if progress.left_s is None else f" · {duration(progress.left_s)} left"
+        log.info(
+            "importing",
+            files=progress.files,
+            files_total=progress.files_total,
+            size_bytes=progress.size_bytes,
+            total_bytes=progress.total_bytes,
+            bytes_per_s=round(progress.bytes_per_s),
+            left_s=None if progress.left_s is None else round(progress.left_s),
+            words=f"{progress.files:,}/{progress.files_total:,} files · {size(progress.size_bytes)}"
+            f"/{size(progress.total_bytes)} · {size(progress.bytes_per_s)}/s{left}",
+        )
 
 
 @cli.command()

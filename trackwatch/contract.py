@@ -23,6 +23,16 @@ _TOLERANT = ConfigDict(extra="allow")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the content, in hexadecimal.")]
 Xxh128 = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="XXH3-128 of the content, in hexadecimal.")]
+AudioHash = Annotated[
+    str,
+    Field(
+        pattern="^xxh128:[0-9a-f]{32}$",
+        description=(
+            "Hash of the encoded audio without the tags around it: the same for two contents means the same audio,"
+            " wherever they are. null where it is not known for certain, and for files that are not audio."
+        ),
+    ),
+]
 Moment = Annotated[
     str,
     Field(
@@ -38,6 +48,18 @@ Base64 = Annotated[
 Size = Annotated[int, Field(ge=0, description="Size in bytes.")]
 Text = Annotated[str, Field(min_length=1)]
 Ordinal = Annotated[int, Field(ge=0)]
+MusicBrainzIds = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(; [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})*$",
+        description="MusicBrainz ids, nearly always one; an artist's are as many as the artists.",
+    ),
+]
+Gain = Annotated[float, Field(ge=-128, le=128, description="ReplayGain, decibels.")]
+Peak = Annotated[float, Field(ge=0, le=100, description="ReplayGain, 1 is full scale.")]
+R128Gain = Annotated[
+    int, Field(ge=-32768, le=32767, description="As RFC 7845 has it for Opus: 1/256 decibel, towards -23 LUFS.")
+]
 
 
 @with_config(_TOLERANT)
@@ -56,6 +78,32 @@ class Tags(TypedDict):
     disc: NotRequired[Ordinal]
     disc_total: NotRequired[Ordinal]
     compilation: NotRequired[bool]
+    isrc: NotRequired[
+        Annotated[
+            Text,
+            Field(
+                pattern="^[A-Z]{2}[A-Z0-9]{3}[0-9]{7}(; [A-Z]{2}[A-Z0-9]{3}[0-9]{7})*$",
+                description="Without the hyphens that some write.",
+            ),
+        ]
+    ]
+    musicbrainz_trackid: NotRequired[
+        Annotated[
+            MusicBrainzIds, Field(description="The recording: files had this name for it before releases had ids.")
+        ]
+    ]
+    musicbrainz_releasetrackid: NotRequired[Annotated[MusicBrainzIds, Field(description="The track on its release.")]]
+    musicbrainz_albumid: NotRequired[Annotated[MusicBrainzIds, Field(description="The release.")]]
+    musicbrainz_artistid: NotRequired[MusicBrainzIds]
+    musicbrainz_albumartistid: NotRequired[MusicBrainzIds]
+    musicbrainz_releasegroupid: NotRequired[MusicBrainzIds]
+    musicbrainz_workid: NotRequired[MusicBrainzIds]
+    replaygain_track_gain: NotRequired[Gain]
+    replaygain_track_peak: NotRequired[Peak]
+    replaygain_album_gain: NotRequired[Gain]
+    replaygain_album_peak: NotRequired[Peak]
+    r128_track_gain: NotRequired[R128Gain]
+    r128_album_gain: NotRequired[R128Gain]
 
 
 @with_config(_TOLERANT)
@@ -67,6 +115,15 @@ class StructuredMetadata(TypedDict):
     bitrate: NotRequired[Annotated[int, Field(ge=0, description="Bits per second.")]]
     sample_rate: NotRequired[Annotated[int, Field(ge=0, description="Hertz.")]]
     channels: NotRequired[Annotated[int, Field(ge=0)]]
+    audio_md5: NotRequired[
+        Annotated[
+            str,
+            Field(
+                pattern="^[0-9a-f]{32}$",
+                description="FLAC: MD5 of the decoded audio, as its encoder wrote it down; later damage does not show.",
+            ),
+        ]
+    ]
     tags: Tags
 
 
@@ -83,6 +140,7 @@ class Previous(TypedDict):
 
     sha256_hash: Sha256
     xxh128_hash: Xxh128
+    audio_hash: AudioHash | None
     size_bytes: Size
 
 
@@ -92,7 +150,16 @@ _RULES: dict[EventType, tuple[tuple[str, ...], tuple[str, ...]]] = {
     EventType.MODIFIED: (("sha256_hash", "xxh128_hash", "size_bytes", "previous"), ("old_path",)),
     EventType.DELETED: (
         ("previous",),
-        ("old_path", "sha256_hash", "xxh128_hash", "size_bytes", "modified_at", "metadata", "metadata_error"),
+        (
+            "old_path",
+            "sha256_hash",
+            "xxh128_hash",
+            "audio_hash",
+            "size_bytes",
+            "modified_at",
+            "metadata",
+            "metadata_error",
+        ),
     ),
     EventType.MOVED: (("old_path", "sha256_hash", "xxh128_hash", "size_bytes"), ("previous",)),
     EventType.RENAMED: (("old_path", "sha256_hash", "xxh128_hash", "size_bytes"), ("previous",)),
@@ -101,7 +168,10 @@ _RULES: dict[EventType, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def _rule(event_type: EventType) -> dict[str, Any]:
     present, absent = _RULES[event_type]
-    then = {name: {"not": {"type": "null"}} for name in present} | {name: {"type": "null"} for name in absent}
+    then: dict[str, Any] = {name: {"not": {"type": "null"}} for name in present}
+    then |= {name: {"type": "null"} for name in absent}
+    if event_type is not EventType.MODIFIED:
+        then["changed"] = False
     return {"if": {"properties": {"event_type": {"const": event_type.value}}}, "then": {"properties": then}}
 
 
@@ -114,8 +184,13 @@ def _schema_rules(schema: dict[str, Any]) -> None:
             "then": {"properties": {"metadata_error": {"type": "null"}}},
         },
     ]
-    # The exact bytes of an old name go with an old name.
-    schema["dependentSchemas"] = {"old_path_bytes": {"properties": {"old_path": {"type": "string"}}}}
+    known = {"properties": {"audio_hash": {"type": "string"}}}
+    schema["dependentSchemas"] = {
+        # The exact bytes of an old name go with an old name.
+        "old_path_bytes": {"properties": {"old_path": {"type": "string"}}},
+        # What has changed is only known where both hashes of the audio are.
+        "changed": {"properties": {**known["properties"], "previous": known}},
+    }
 
 
 @with_config(ConfigDict(extra="allow", title="trackwatch event", json_schema_extra=_schema_rules))
@@ -141,6 +216,7 @@ class Message(TypedDict):
     instance_id: Annotated[Text, Field(max_length=128, description="Which trackwatch says so.")]
     sha256_hash: Sha256 | None
     xxh128_hash: Xxh128 | None
+    audio_hash: AudioHash | None
     metadata: Annotated[
         StructuredMetadata | FlatMetadata | None, Field(description="null for deletions, and files that are not audio.")
     ]
@@ -160,6 +236,21 @@ class Message(TypedDict):
     size_bytes: Size | None
     modified_at: Annotated[Moment | None, Field(description="The file's mtime; null outside the years 1 to 9999.")]
     previous: Annotated[Previous | None, Field(description="What was there; modified and deleted only.")]
+    changed: NotRequired[
+        Annotated[
+            list[Literal["audio", "tags"]],
+            Field(
+                min_length=1,
+                max_length=2,
+                json_schema_extra={"uniqueItems": True},
+                description=(
+                    "Which parts of the file are others than before, in this order; modified only, and left out where"
+                    ' that is not certain. `["tags"]`: the audio is the same to the last byte, what surrounds it is'
+                    " not. `audio`: the encoded audio is another one, and then `tags`: so are the tags in `metadata`."
+                ),
+            ),
+        ]
+    ]
 
 
 class _Untitled(GenerateJsonSchema):

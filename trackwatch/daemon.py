@@ -3,6 +3,7 @@
     store open
     └─ keeping nursery          writer · signals · snapshot · pruning
        └─ delivery nursery      publisher
+          └─ pool's nursery     one task for each process that describes files
           └─ intake nursery     workers
              └─ taking nursery  reconcile (watch, sweeps) · progress
 
@@ -26,13 +27,15 @@ from trackwatch.amqp import Broker, open_amqp
 from trackwatch.errors import ConfigError, ExitCode, RootUnavailable
 from trackwatch.event import EPOCH, displayed, rfc3339
 from trackwatch.jsonl import open_json_lines
+from trackwatch.pool import open_pool, room
+from trackwatch.progress import ImportPace, Pace, Progress
 from trackwatch.publisher import BrokerWord, Publisher, Sink
 from trackwatch.reconcile import Job, Reconcile
 from trackwatch.record import Ledger
 from trackwatch.root import RootState, RootWord
 from trackwatch.settings import Settings
 from trackwatch.settle import DirtySet
-from trackwatch.status import Pace, lock_mark, shown_path, write_snapshot
+from trackwatch.status import lock_mark, shown_path, write_snapshot
 from trackwatch.store import Reader, Store, open_store
 from trackwatch.sweep import Wanted, check_root
 from trackwatch.values import AmqpTarget, JsonLinesTarget
@@ -52,16 +55,6 @@ PROGRESS_S = 0.2
 log = structlog.get_logger()
 
 
-class Progress:
-    """How far the import is; what the face of the daemon (a terminal's bar, a log line) is given now and then."""
-
-    def __init__(self, files: int, files_total: int, size_bytes: int, *, done: bool = False) -> None:
-        self.files = files
-        self.files_total = files_total
-        self.size_bytes = size_bytes
-        self.done = done
-
-
 async def run(settings: Settings, *, once: bool = False, show: Callable[[Progress], None] = lambda _: None) -> ExitCode:
     """Run the daemon until it is told to stop; with `once`, until everything is imported and delivered.
 
@@ -69,7 +62,6 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
         StoreError: the state cannot be used.
         ConfigError: a root can never be watched.
     """
-    signal.signal(signal.SIGIO, signal.SIG_IGN)  # or else a lease that is broken would end the process
     await trio.to_thread.run_sync(_check_roots, settings, once)
     async with open_store(settings.state_dir, instance_id=settings.instance_id, form=settings.metadata) as store:
         _greet(settings, store)
@@ -89,23 +81,19 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
                     wanted=Wanted(patterns.wanted, patterns.descend, patterns.priority if settings.priority else None),
                     settle=DirtySet(quiet_s=settings.settle_s, ceiling_s=settings.settle_max_s),
                     jobs=send_jobs,
-                    probes_max=settings.probe_processes,
+                    probes_max=_probes_max(settings),
                     sweep_s=settings.sweep_s,
                 )
-                workers = Workers(
-                    store,
-                    trio.CapacityLimiter(settings.probe_processes),
-                    reconcile.place,
-                    reconcile.probed,
-                    reconcile.finished,
-                    WorkerStatistics(),
-                )
-                face = _Face(settings, store, reconcile, workers, publisher)
+                described = WorkerStatistics()
+                face = _Face(settings, store, reconcile, described, publisher)
                 keeping.start_soon(face.keep_snapshot)
                 keeping.start_soon(_keep_outbox_small, store, outbox_reader, reconcile, settings)
                 async with trio.open_nursery() as delivery:
                     delivery.start_soon(_publish_until_closed, publisher, stop)
-                    async with trio.open_nursery() as intake:
+                    async with open_pool(settings.probe_processes) as pool, trio.open_nursery() as intake:
+                        workers = Workers(
+                            store, pool.describe, reconcile.place, reconcile.probed, reconcile.finished, described
+                        )
                         for _ in range(settings.max_concurrent_files):
                             intake.start_soon(workers.work, receive_jobs.clone())
                         receive_jobs.close()
@@ -125,6 +113,11 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
                 keeping.cancel_scope.cancel()
         unavailable = [state for state in reconcile.roots if state.word is RootWord.UNAVAILABLE]
         return ExitCode.DEFECT if once and unavailable else ExitCode.OK
+
+
+def _probes_max(settings: Settings) -> int:
+    """Return how many files of an import may be in the probes' hands: a part of the workers is left to live changes."""
+    return max(1, min(room(settings.probe_processes), settings.max_concurrent_files * 3 // 4))
 
 
 def _check_roots(settings: Settings, once: bool) -> None:
@@ -228,17 +221,18 @@ class _Face:
     """What others see of the running daemon: the snapshot, the words, the progress."""
 
     def __init__(
-        self, settings: Settings, store: Store, reconcile: Reconcile, workers: Workers, publisher: Publisher
+        self, settings: Settings, store: Store, reconcile: Reconcile, described: WorkerStatistics, publisher: Publisher
     ) -> None:
         self.state = "importing"
         self._settings = settings
         self._store = store
         self._reconcile = reconcile
-        self._workers = workers
+        self._described = described
         self._publisher = publisher
         self._started_us = store.now_us()
         self._lock_mark = lock_mark(settings.state_dir)
-        self._paces = {name: Pace() for name in ("files", "bytes", "published", "met")}
+        self._paces = {name: Pace() for name in ("files", "bytes", "published")}
+        self._import_pace = ImportPace()
         self._last_swept_us: int | None = None  # by an earlier process
 
     async def keep_snapshot(self) -> None:
@@ -261,7 +255,7 @@ class _Face:
             log.warning("snapshot not written", reason=(error.strerror or str(error)).lower())
 
     def _snapshot(self) -> dict[str, Any]:
-        broker, store, described = self._publisher.state, self._store.statistics, self._workers.statistics
+        broker, store, described = self._publisher.state, self._store.statistics, self._described
         return {
             "pid": os.getpid(),
             "lock_mark": self._lock_mark,
@@ -297,12 +291,13 @@ class _Face:
 
     def _import_json(self) -> dict[str, Any]:
         progress = self._progress()
-        per_s = self._pace("met", progress.files)
-        left = progress.files_total - progress.files
         return {
             "files": progress.files,
             "files_total": progress.files_total,
-            "left_s": round(left / per_s, 1) if per_s > 0 else None,
+            "size_bytes": progress.size_bytes,
+            "total_bytes": progress.total_bytes,
+            "bytes_per_s": round(progress.bytes_per_s, 1),
+            "left_s": None if progress.left_s is None else round(progress.left_s, 1),
         }
 
     async def announce(self, show: Callable[[Progress], None]) -> None:
@@ -336,9 +331,17 @@ class _Face:
 
     def _progress(self, *, done: bool = False) -> Progress:
         roots, waiting = self._reconcile.roots, self._reconcile.statistics()
-        total = sum(state.files_listed for state in roots)
-        met = sum(state.files for state in roots) - waiting["dirty"] - waiting["in_hand"]
-        return Progress(max(0, met), total, self._workers.statistics.size_bytes, done=done)
+        met = sum(state.files for state in roots)
+        files = max(0, met - waiting["dirty"] - waiting["in_hand"])
+        return self._import_pace.note(
+            trio.current_time(),
+            files=files,
+            files_total=sum(state.files_listed for state in roots),
+            # What waits has been met as well, and is taken for average: at most a thousand files of a root.
+            size_bytes=sum(state.size_bytes for state in roots) * files // max(1, met),
+            total_bytes=sum(state.bytes_listed for state in roots),
+            done=done,
+        )
 
     async def stopping(self, once: bool) -> None:
         """Say what is left to be done."""

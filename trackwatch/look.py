@@ -51,6 +51,7 @@ class Sighting:
     gone: tuple[bytes, ...] = ()
     also: tuple[Location, ...] = ()
     is_doubtful: bool = False
+    size_bytes: int = 0  # of what is to be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,9 @@ class Lookout:
         if known is not None and known.signature.unchanged_since(seen):
             # Known with another content under another name: one of the two was a guess.
             is_denied = any(other.sha256 != known.sha256 and other.signature.unchanged_since(seen) for other in others)
-            return Sighting(due, Kind.CHANGED if is_denied else Kind.UNCHANGED, gone=below)
+            if is_denied:
+                return Sighting(due, Kind.CHANGED, gone=below, size_bytes=seen.size_bytes)
+            return Sighting(due, Kind.UNCHANGED, gone=below)
         if self._is_restless(due, seen):
             return Sighting(due, Kind.LATER, gone=below)
         for other in others:
@@ -109,8 +112,9 @@ class Lookout:
             if other.signature.unchanged_since(seen) and is_audio(other.location.path) == is_audio(location.path):
                 return Sighting(due, Kind.ELSEWHERE, Linked(other.location, location, seen), gone=below)
         if known is None or known.signature.inode != seen.inode:
-            return replace(self._trace(due, path, seen, glance, together), gone=below, also=also)
-        return Sighting(due, Kind.CHANGED, gone=below, also=also)
+            found = self._trace(due, path, seen, glance, together)
+            return replace(found, gone=below, also=also, size_bytes=seen.size_bytes)
+        return Sighting(due, Kind.CHANGED, gone=below, also=also, size_bytes=seen.size_bytes)
 
     def _is_restless(self, due: Due, seen: Signature) -> bool:
         """Whether a file was changed so recently that it is not at rest, though the last hint of it is older."""

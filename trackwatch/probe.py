@@ -1,6 +1,7 @@
 """Describe one file from one open descriptor: is it finished, its hashes in one read, its tags, did it stay the same.
 
-Runs in a thread (or a process) of its own: synchronous, knows nothing of tasks, catalogue or events.
+Synchronous, knows nothing of tasks, catalogue or events: `pool` runs `describe_all` in worker processes, which
+`prepare_process` has given limits that hold whatever a file does to the libraries that read it.
 """
 
 import errno
@@ -9,22 +10,40 @@ import hashlib
 import io
 import math
 import os
+import resource
+import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from enum import Enum
+from types import FrameType
+from typing import BinaryIO, NamedTuple
 
 import xxhash
 
 from trackwatch.errors import FileProblem
 from trackwatch.settle import UNKNOWN_WRITER_QUIET_S, Rest
+from trackwatch.spans import encoded_audio
 from trackwatch.statx import birth_ns
 from trackwatch.tags import TagsUnreadable, read_tags
-from trackwatch.track import Observation, Signature, is_audio, suffix_of
+from trackwatch.track import Metadata, Observation, Signature, is_audio, suffix_of
 
 # Large enough for xxhash and hashlib to let go of the interpreter lock (both do above 64 KiB) and for few system calls,
 # small enough to stay in a processor's cache: 256 KiB to 1 MiB measured alike.
 BUFFER_BYTES = 512 * 1024
+
+# Of a worker process, code and libraries (some 60 MB) included. What needs more is no music: FACTS has 3 GB for a tag.
+ADDRESS_SPACE_BYTES = 512 * 1024 * 1024
+# A worker process that has grown beyond this is replaced by a new one: the allocator seldom gives back what it had.
+WORN_OUT_BYTES = 96 * 1024 * 1024
+# Reading tags is given up after so many seconds of processor time: of its own, so that a busy machine condemns no file.
+# Where the exception does not end it (a long call into C, a parser that catches everything), the kernel's kill does.
+PARSE_CPU_S, PARSE_KILL_CPU_S = 10.0, 15.0
+# The daemon's own loop, the broker and whoever plays the music come first.
+NICENESS = 5
+# A call returns what it has after so long: others wait for the results, and for the files it has not begun with.
+CALL_S = 0.05
 
 # A server's clock may be ahead of ours by so much and still tell when a file last changed, only later.
 CLOCK_SKEW_S = 60.0
@@ -42,24 +61,127 @@ class _Writer(Enum):
     UNKNOWN = "unknown"
 
 
+class Request(NamedTuple):
+    """A file to be described.
+
+    `quiet_s` says for how long nothing was heard of it; `at_ceiling` waives the wait for its writer. `refusal` is given
+    instead of metadata to an audio file whose tags are not to be read (again).
+    """
+
+    path: bytes
+    quiet_s: float
+    at_ceiling: bool = False
+    refusal: str = ""
+
+
+Answer = Observation | Rest | FileProblem
+
+
+# In a worker process
+
+
+def prepare_process() -> None:
+    """Make this process one that describes files: with limits, deaf to the signals that are meant for the daemon."""
+    for number in (signal.SIGIO, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # SIGIO: see `_writer`; the daemon ends this process by closing its pipe
+    signal.signal(signal.SIGVTALRM, _give_up)
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(NICENESS)
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")  # when memory runs out, better this process than the daemon
+    except OSError:
+        pass  # no /proc, or not writable: then the kernel chooses by size alone
+
+
+def is_worn_out() -> bool:
+    """Whether this process has become so large that a new one should take its place."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() > WORN_OUT_BYTES
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > WORN_OUT_BYTES
+
+
+def describe_all(requests: Sequence[Request]) -> list[Answer]:
+    """Describe files one after the other, as many as fit into a short time; at least the first one.
+
+    For a process that `prepare_process` has prepared. Every answer is about the request in the same place.
+    """
+    parent, ends_at = os.getppid(), time.monotonic() + CALL_S
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+
+    def check_cancelled() -> None:
+        if os.getppid() != parent:
+            raise SystemExit  # the daemon was killed: nobody waits for this
+
+    answers: list[Answer] = []
+    for path, quiet_s, at_ceiling, refusal in requests:
+        try:
+            answers.append(
+                describe(
+                    path,
+                    quiet_s=quiet_s,
+                    at_ceiling=at_ceiling,
+                    refusal=refusal,
+                    buffer=buffer,
+                    is_limited=True,
+                    check_cancelled=check_cancelled,
+                )
+            )
+        except FileProblem as problem:
+            answers.append(problem)
+        if time.monotonic() > ends_at:
+            break
+    return answers
+
+
+class _GivenUp(BaseException):
+    """Reading tags has taken too long. No Exception, so that no parser takes it for a damaged file."""
+
+
+def _give_up(_number: int, _frame: FrameType | None) -> None:
+    raise _GivenUp
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    signal.setitimer(signal.ITIMER_PROF, PARSE_KILL_CPU_S)  # SIGPROF has its default action, which ends the process
+    signal.setitimer(signal.ITIMER_VIRTUAL, PARSE_CPU_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+# Anywhere
+
+
 def describe(
     path: bytes,
     *,
     quiet_s: float,
     at_ceiling: bool = False,
+    refusal: str = "",
+    buffer: memoryview | None = None,
+    is_limited: bool = False,
     check_cancelled: Callable[[], None] = lambda: None,
 ) -> Observation | Rest:
     """Return what is in a file, or why it has to be looked at again later.
 
-    `quiet_s` says for how long nothing was heard of the file; `at_ceiling` waives the wait for its writer.
-    `check_cancelled` is called between reads and may raise. The caller's process must ignore SIGIO (see `_writer`).
+    For the first arguments see `Request`. `buffer` is used for reading; `is_limited` needs a process that
+    `prepare_process` has prepared. `check_cancelled` is called between reads and may raise. The caller's process must
+    ignore SIGIO (see `_writer`).
 
     Raises:
         FileProblem: the file cannot be read (permissions, a failing disk).
     """
+    buffer = memoryview(bytearray(BUFFER_BYTES)) if buffer is None else buffer
     try:
-        with open(path, "rb", opener=_opener) as file:
-            return _describe_open(file, path, quiet_s, at_ceiling, check_cancelled)
+        with open(path, "rb", buffering=0, opener=_opener) as file:
+            return _describe_open(file, path, quiet_s, at_ceiling, refusal, buffer, is_limited, check_cancelled)
     except OSError as error:
         return _gone_or_problem(error)
 
@@ -70,10 +192,13 @@ def _opener(path: bytes | str, flags: int) -> int:
 
 
 def _describe_open(
-    file: io.BufferedReader,
+    file: io.FileIO,
     path: bytes,
     quiet_s: float,
     at_ceiling: bool,
+    refusal: str,
+    buffer: memoryview,
+    is_limited: bool,
     check_cancelled: Callable[[], None],
 ) -> Observation | Rest:
     before = os.fstat(file.fileno())
@@ -85,17 +210,22 @@ def _describe_open(
             return Rest.MOVED_ON
         if writer is _Writer.UNKNOWN and _rest_s(quiet_s, before) < UNKNOWN_WRITER_QUIET_S:
             return Rest.UNSURE
-    hashes = _hash(file, before.st_size, check_cancelled)
+    hashes = _hash(file, before.st_size, buffer, check_cancelled, has_audio=is_audio(path))
     if hashes is None:
         return Rest.MOVED_ON
-    sha256, xxh128 = hashes
+    sha256, xxh128, audio_xxh128 = hashes
     metadata, metadata_error = None, None
-    if is_audio(path):
-        file.seek(0)
-        try:
-            metadata = read_tags(file, suffix_of(path).decode("ascii", "replace"), before.st_size)
-        except TagsUnreadable as error:
-            metadata_error = str(error)  # the file is announced all the same, with its hashes
+    if is_audio(path) and refusal:
+        metadata_error = refusal
+    elif is_audio(path):
+        # A file that fits into the buffer is still there, and need not be read again.
+        whole = before.st_size <= len(buffer)
+        source = (
+            io.BytesIO(buffer[: before.st_size])
+            if whole
+            else io.BufferedReader(io.FileIO(file.fileno(), closefd=False))
+        )
+        metadata, metadata_error = _metadata(source, path, before.st_size, is_limited)
     after = os.fstat(file.fileno())
     signature = Signature.of(before)
     is_same = signature.unchanged_since(Signature.of(after))
@@ -106,20 +236,52 @@ def _describe_open(
         return Rest.MOVED_ON
     if not at_ceiling and _writer(file.fileno()) is _Writer.SOME:
         return Rest.MOVED_ON
-    return Observation(Signature.of(before, birth_ns(b"", file.fileno())), sha256, xxh128, metadata, metadata_error)
+    # Where the audio ends was read apart from the rest, so of a file that is being written it is not certain.
+    audio_xxh128 = audio_xxh128 if is_same else None
+    signature = Signature.of(before, birth_ns(b"", file.fileno()))
+    return Observation(signature, sha256, xxh128, metadata, metadata_error, audio_xxh128)
 
 
-def _hash(file: io.BufferedReader, size_bytes: int, check_cancelled: Callable[[], None]) -> tuple[bytes, bytes] | None:
-    """Return the hashes of the first so many bytes, None if the file has become shorter than that."""
-    sha256, xxh128 = hashlib.sha256(), xxhash.xxh3_128()
-    buffer = memoryview(bytearray(max(1, min(BUFFER_BYTES, size_bytes + 1))))
-    raw, left = file.raw, size_bytes
-    while left > 0 and (count := raw.readinto(buffer[: min(len(buffer), left)])):
-        left -= count
-        sha256.update(buffer[:count])
-        xxh128.update(buffer[:count])
+def _hash(
+    file: io.FileIO, size_bytes: int, buffer: memoryview, check_cancelled: Callable[[], None], *, has_audio: bool
+) -> tuple[bytes, bytes, bytes | None] | None:
+    """Return the hashes of the first so many bytes and that of the audio in them (None if it is not certain where).
+
+    None if the file has become shorter than that.
+    """
+    sha256, xxh128, audio = hashlib.sha256(), xxhash.xxh3_128(), xxhash.xxh3_128()
+    at, encoded = 0, None
+    while at < size_bytes:
+        # What fits is put together there, for its tags: a read may return less than it was asked for.
+        room = buffer[at:size_bytes] if size_bytes <= len(buffer) else buffer[: size_bytes - at]
+        count = file.readinto(room)
+        if not count:
+            return None
+        chunk = room[:count]
+        if at == 0 and has_audio:
+            encoded = encoded_audio(chunk, size_bytes, lambda position, count: os.pread(file.fileno(), count, position))
+            audio.update(encoded.parameters if encoded else b"")
+        sha256.update(chunk)
+        xxh128.update(chunk)
+        for start, end in encoded.spans if encoded else ():
+            if start < at + count and end > at:
+                audio.update(chunk[max(start - at, 0) : end - at])
+        at += count
         check_cancelled()
-    return None if left else (sha256.digest(), xxh128.digest())
+    return sha256.digest(), xxh128.digest(), audio.digest() if encoded else None
+
+
+def _metadata(source: BinaryIO, path: bytes, size_bytes: int, is_limited: bool) -> tuple[Metadata | None, str | None]:
+    """Return what an audio file says of itself, or why that is not known: its hashes are announced all the same."""
+    try:
+        with _limited() if is_limited else nullcontext():
+            return read_tags(source, suffix_of(path).decode("ascii", "replace"), size_bytes), None
+    except TagsUnreadable as error:
+        if isinstance(error.__cause__, MemoryError):
+            return None, f"tags need more than {ADDRESS_SPACE_BYTES >> 20} MB to read"
+        return None, str(error)
+    except _GivenUp:
+        return None, f"tags take more than {PARSE_CPU_S:.0f} s to read"
 
 
 def _writer(descriptor: int) -> _Writer:

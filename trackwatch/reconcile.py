@@ -52,6 +52,7 @@ class Job:
 
     due: Due
     path: bytes  # absolute
+    size_bytes: int
 
 
 class Reconcile:
@@ -230,8 +231,8 @@ class Reconcile:
         return min(moments, default=float("inf"))
 
     def _hand_out(self) -> None:
-        """Give ready files to idle workers: live ones at once, others while a probe can begin soon."""
-        for ready, probing_max in ((self._ready_live, float("inf")), (self._ready_bulk, self._probes_max + 2)):
+        """Give ready files to idle workers: live ones at once, others while the probes have room."""
+        for ready, probing_max in ((self._ready_live, float("inf")), (self._ready_bulk, self._probes_max)):
             while ready and self._probing < probing_max:
                 location, job = next(iter(ready.items()))
                 try:
@@ -249,7 +250,7 @@ class Reconcile:
             self._hold(Location(location.root_id, path) for path in seen.gone)
             match seen.kind:
                 case Kind.CHANGED:
-                    job = Job(seen.due, self._roots[location.root_id].absolute(location.path))
+                    job = Job(seen.due, self._roots[location.root_id].absolute(location.path), seen.size_bytes)
                     ready = self._ready_live if seen.due.is_live else self._ready_bulk
                     ready[location] = job
                     ready.move_to_end(location, last=not self._goes_first(location.path))

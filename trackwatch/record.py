@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from trackwatch import catalogue, outbox
 from trackwatch.catalogue import Description, Entry
-from trackwatch.event import Content, Event, EventType, MetadataForm, metadata_json, new_event_id
+from trackwatch.event import Content, Event, EventType, MetadataForm, metadata_text, new_event_id
 from trackwatch.track import Location, Observation, Root, Signature
 
 
@@ -87,6 +87,7 @@ class Ledger:
     roots: dict[int, Root] = field(default_factory=dict)
     next_sequence: int = 1
     appended: Counter[EventType] = field(default_factory=Counter)
+    _has_problems: bool | None = None  # None until it is looked up; False only while there never was one
 
     def claim_roots(self, paths: tuple[bytes, ...]) -> list[Root]:
         """Return the roots with these paths, each with the id that it keeps."""
@@ -108,13 +109,15 @@ class Ledger:
             case Absent():
                 self._record_absent(change.location)
             case Unreadable():
+                self._has_problems = True
                 catalogue.set_problem(self.conn, change.location, change.reason, self.now_us())
         return True
 
     def _record_present(self, change: Present) -> None:
         seen = change.observation
-        metadata = None if seen.metadata is None else metadata_json(seen.metadata)
-        self._put(change.location, seen.signature, seen.sha256, seen.xxh128, Description(metadata, seen.metadata_error))
+        metadata = None if seen.metadata is None else metadata_text(seen.metadata)
+        described = Description(metadata, seen.metadata_error, seen.audio_xxh128)
+        self._put(change.location, seen.signature, seen.sha256, seen.xxh128, described)
 
     def _record_linked(self, change: Linked) -> bool:
         source = catalogue.find(self.conn, change.source)
@@ -127,22 +130,32 @@ class Ledger:
     def _put(
         self, location: Location, signature: Signature, sha256: bytes, xxh128: bytes, described: Description
     ) -> None:
-        catalogue.clear_problem(self.conn, location)
-        known = catalogue.find(self.conn, location)
-        if known is not None and known.sha256 == sha256 and known.xxh128 == xxh128:
-            # Touched, copied over itself, or under another inode: true for us, no news for others.
-            same = Entry(0, location, signature, sha256, xxh128, known.last_seq)
-            catalogue.put(self.conn, same, described)
-            return
-        sequence = self._append(
-            EventType.CREATED if known is None else EventType.MODIFIED,
-            location,
-            content=Content(
-                sha256, xxh128, signature.size_bytes, signature.mtime_ns, described.metadata, described.error
-            ),
-            previous=None if known is None else _content(known),
+        self._clear_problem(location)
+        entry = Entry(0, location, signature, sha256, xxh128, self.next_sequence)
+        content = Content(
+            sha256,
+            xxh128,
+            signature.size_bytes,
+            signature.mtime_ns,
+            described.metadata,
+            described.error,
+            described.audio_xxh128,
         )
-        catalogue.put(self.conn, Entry(0, location, signature, sha256, xxh128, sequence), described)
+        # Most are new, when there is much to do; so the row is tried before it is looked for.
+        if catalogue.add(self.conn, entry, described):
+            self._append(EventType.CREATED, location, content=content)
+            return
+        known = catalogue.find(self.conn, location)
+        assert known is not None
+        if known.sha256 == sha256 and known.xxh128 == xxh128:
+            # Touched, copied over itself, or under another inode: true for us, no news for others.
+            entry = entry._replace(last_seq=known.last_seq)
+            if described.audio_xxh128 is None:
+                # This look could not tell it; the content is the same, and so is its audio.
+                described = described._replace(audio_xxh128=catalogue.describe(self.conn, known.id).audio_xxh128)
+        else:
+            self._append(EventType.MODIFIED, location, content=content, previous=self._known_content(known))
+        catalogue.replace(self.conn, entry._replace(id=known.id), described)
 
     def _record_moved(self, change: Moved) -> bool:
         known = catalogue.find(self.conn, change.old)
@@ -153,16 +166,15 @@ class Ledger:
         ):
             return False
         self._record_absent(change.new)  # what was there has been moved over
-        described = catalogue.describe(self.conn, known.id)
         sequence = self._append(
             _move_type(self._absolute(change.old), self._absolute(change.new)),
             change.new,
             old=change.old,
-            content=_content(known, change.signature.mtime_ns, described),
+            content=self._known_content(known, change.signature.mtime_ns),
         )
         catalogue.relocate(self.conn, known.id, change.new, change.signature, sequence)
-        catalogue.clear_problem(self.conn, change.old)
-        catalogue.clear_problem(self.conn, change.new)
+        self._clear_problem(change.old)
+        self._clear_problem(change.new)
         return True
 
     def _record_exchanged(self, change: Exchanged) -> bool:
@@ -177,10 +189,10 @@ class Ledger:
         return True
 
     def _record_absent(self, location: Location) -> None:
-        catalogue.clear_problem(self.conn, location)
+        self._clear_problem(location)
         known = catalogue.find(self.conn, location)
         if known is not None:
-            self._append(EventType.DELETED, location, previous=_content(known))
+            self._append(EventType.DELETED, location, previous=self._known_content(known))
             catalogue.remove(self.conn, known.id)
 
     def _append(
@@ -210,20 +222,27 @@ class Ledger:
         self.appended[kind] += 1
         return event.sequence
 
+    def _known_content(self, entry: Entry, mtime_ns: int | None = None) -> Content:
+        described = catalogue.describe(self.conn, entry.id)
+        return Content(
+            entry.sha256,
+            entry.xxh128,
+            entry.signature.size_bytes,
+            entry.signature.mtime_ns if mtime_ns is None else mtime_ns,
+            described.metadata,
+            described.error,
+            described.audio_xxh128,
+        )
+
+    def _clear_problem(self, location: Location) -> None:
+        # Nearly always there is none. Once there was one it may be there again, after a rollback for instance.
+        if self._has_problems is None:
+            self._has_problems = catalogue.has_problems(self.conn)
+        if self._has_problems:
+            catalogue.clear_problem(self.conn, location)
+
     def _absolute(self, location: Location) -> bytes:
         return self.roots[location.root_id].absolute(location.path)
-
-
-def _content(entry: Entry, mtime_ns: int | None = None, described: Description | None = None) -> Content:
-    described = described or Description()
-    return Content(
-        entry.sha256,
-        entry.xxh128,
-        entry.signature.size_bytes,
-        entry.signature.mtime_ns if mtime_ns is None else mtime_ns,
-        described.metadata,
-        described.error,
-    )
 
 
 def _move_type(old: bytes, new: bytes) -> EventType:

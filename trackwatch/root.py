@@ -49,7 +49,8 @@ class RootState:
     size_bytes: int = 0
     differing: int = 0  # of those: new, or not as they were
     sweep_seconds: float = 0.0  # the last one
-    files_listed: int = 0  # wanted names, counted before the sweep compares them
+    files_listed: int = 0  # wanted ones, counted before the first sweep compares them
+    bytes_listed: int = 0
     # Every directory, absolute, with the modification time that it had when it was last compared.
     mtimes: dict[bytes, int] = field(default_factory=dict)
     blind: set[bytes] = field(default_factory=set)  # absolute; directories that cannot be watched

@@ -8,7 +8,6 @@ form is in `ops/contract/status.schema.json`, and what was once in it stays.
 import errno
 import json
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +26,6 @@ PROBLEMS_SHOWN = 10
 SPARE_BYTES = 4096
 # A daemon writes its snapshot each ten seconds even without news: one that has not done so for this long hangs.
 SILENT_S = 30.0
-# What "per second" is an average of: long enough to be read, short enough to be true.
-PACE_S = 10.0
 
 # What is not among these needs a person, or patience: `status` exits with 1.
 HEALTHY = {"starting", "ok", "connected", "importing", "watching", "stopping"}
@@ -45,21 +42,6 @@ _BROKER: Mapping[str, Any] = {
     "state": "starting", "reason": "", "since": None, "target": "", "published": 0, "published_per_s": 0.0,
 }  # fmt: skip
 _STORE: Mapping[str, Any] = {"trouble": "", "commits": 0}
-
-
-class Pace:
-    """How fast a counter grows, on an average of the last seconds."""
-
-    def __init__(self) -> None:
-        self._notes: deque[tuple[float, int]] = deque()
-
-    def note(self, now_s: float, count: int) -> float:
-        """Note the counter as it is now, on any steady clock; return by how much it grows a second."""
-        self._notes.append((now_s, count))
-        while len(self._notes) > 2 and self._notes[1][0] <= now_s - PACE_S:
-            self._notes.popleft()
-        first_s, first = self._notes[0]
-        return (count - first) / (now_s - first_s) if now_s > first_s else 0.0
 
 
 def lock_mark(state_dir: Path) -> int | None:
@@ -278,6 +260,7 @@ def _intake_line(report: Mapping[str, Any], now_us: int) -> Line:
         facts += [f"{_rate(intake['files_per_s'])} files/s", f"{size(intake['bytes_per_s'])}/s"]
     if progress := intake["import"]:
         facts.append(f"{progress['files']:,}/{progress['files_total']:,} files")
+        facts.append(f"{size(progress['size_bytes'])}/{size(progress['total_bytes'])}")
         if progress["left_s"] is not None:
             facts.append(f"{duration(progress['left_s'])} left")
     if last_at is not None:

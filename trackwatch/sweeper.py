@@ -222,10 +222,9 @@ class Sweeper:
         state.fstype, state.is_remote = await trio.to_thread.run_sync(_file_system, root.path)
         if lost := await self._watch.audit():
             log.warning("watches lost", directories=len(lost), reason="unmounted, or taken away by the kernel")
-        # Their number is for the progress of an import alone; matching all names takes a third of the listing.
-        is_new = await reader.read(partial(catalogue.has_fewer, root_id=root.id, count=1))
-        listed = await self._list_directories(state, b"", with_files=is_new)
-        state.files_listed = sum(directory.files for directory in listed)
+        # For the progress of an import alone, also of one that was interrupted: looking at all files takes a while.
+        is_new = not await reader.read(partial(catalogue.was_swept, root_id=root.id))
+        listed = await self._list_directories(state, b"", counting=is_new)
         if not state.is_swept and state.word is RootWord.STARTING:
             state.introduce(len(listed))
         state.blind, state.unlistable = set(), set()
@@ -378,14 +377,24 @@ class Sweeper:
 
     # Listing, comparing, watching
 
-    async def _list_directories(self, state: RootState, top: bytes, *, with_files: bool = False) -> list[Directory]:
-        wanted = self._wanted if with_files else Wanted(lambda _path: False, self._wanted.directory)
+    async def _list_directories(self, state: RootState, top: bytes, *, counting: bool = False) -> list[Directory]:
+        wanted = self._wanted if counting else Wanted(lambda _path: False, self._wanted.directory)
+        files = size_bytes = 0
 
-        def listed() -> list[Directory]:
-            sights = walk(state.root.path, top, wanted, with_files=False)
-            return [sight for sight in _cancellable(sights) if isinstance(sight, Directory)]
+        def listed() -> Iterator[Directory]:
+            nonlocal files, size_bytes
+            for sight in _cancellable(walk(state.root.path, top, wanted, with_files=counting)):
+                match sight:
+                    case Directory():
+                        yield sight
+                    case Found():
+                        files += 1
+                        size_bytes += sight.stat.st_size
 
-        return await trio.to_thread.run_sync(listed)
+        directories = await trio.to_thread.run_sync(lambda: list(listed()))
+        if counting:
+            state.files_listed, state.bytes_listed = files, size_bytes
+        return directories
 
     async def _compare(
         self,

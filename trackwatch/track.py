@@ -15,7 +15,7 @@ AUDIO_SUFFIXES = (
 
 _SUFFIXES = frozenset(suffix.encode() for suffix in AUDIO_SUFFIXES)
 
-TagValue = str | int | bool
+TagValue = str | int | float | bool
 
 
 def storable(time_ns: int) -> int:
@@ -121,6 +121,7 @@ class Metadata:
     bitrate: int | None = None  # bit/s
     sample_rate: int | None = None  # Hz
     channels: int | None = None
+    audio_md5: str | None = None  # of the decoded audio, in hexadecimal, as the encoder has written it into the file
     tags: Mapping[str, TagValue] | None = None
 
 
@@ -129,6 +130,7 @@ class Observation:
     """What one look at one file found, true for the moment when `signature` was taken.
 
     Exactly one of `metadata` and `metadata_error` is set for an audio file, neither for any other kind of file.
+    `audio_xxh128` is the hash of the encoded audio alone (see `spans`), None where that is not known for certain.
     """
 
     signature: Signature
@@ -136,3 +138,4 @@ class Observation:
     xxh128: bytes
     metadata: Metadata | None = None
     metadata_error: str | None = None
+    audio_xxh128: bytes | None = None

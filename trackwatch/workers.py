@@ -1,14 +1,14 @@
-"""The workers: take a job, describe its file in a thread, record what was seen, and say what came of it."""
+"""The workers: take a job, have its file described, record what was seen, and say what came of it."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol
 
 import structlog
 import trio
 
 from trackwatch.errors import FileProblem
-from trackwatch.probe import describe
+from trackwatch.probe import Request
 from trackwatch.reconcile import Job
 from trackwatch.record import Change, Unreadable
 from trackwatch.settle import Rest
@@ -26,12 +26,19 @@ class WorkerStatistics:
     size_bytes: int = 0
 
 
+class Describe(Protocol):
+    """Has a file described (see `Pool.describe`)."""
+
+    async def __call__(self, request: Request, *, size_bytes: int, is_live: bool) -> Observation | Rest:
+        """Return what is in a file. Raises FileProblem."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Workers:
-    """What the worker tasks share. `limiter` bounds the files that are read at the same time."""
+    """What the worker tasks share."""
 
     store: Store
-    limiter: trio.CapacityLimiter
+    describe: Describe
     place: Callable[[Location, Observation], Awaitable[Change]]
     probed: Callable[[], None]
     finished: Callable[[Location, Rest], None]
@@ -44,33 +51,25 @@ class Workers:
                 await self._describe_and_record(job)
 
     async def _describe_and_record(self, job: Job) -> None:
-        location = job.due.location
+        due = job.due
+        request = Request(job.path, due.quiet_s, due.at_ceiling)
         try:
-            seen = await trio.to_thread.run_sync(
-                partial(
-                    describe,
-                    job.path,
-                    quiet_s=job.due.quiet_s,
-                    at_ceiling=job.due.at_ceiling,
-                    check_cancelled=trio.from_thread.check_cancelled,
-                ),
-                limiter=self.limiter,
-            )
+            seen = await self.describe(request, size_bytes=job.size_bytes, is_live=due.is_live)
         except FileProblem as problem:
             # Nothing is known of its content, so there is no event; it is tried at its next change and at each sweep.
             self.probed()
             log.debug("file problem", path=job.path, reason=str(problem))
-            await self.record(Unreadable(location, str(problem)))
-            self.finished(location, Rest.DONE)
+            await self.record(Unreadable(due.location, str(problem)))
+            self.finished(due.location, Rest.DONE)
             return
         self.probed()
         if isinstance(seen, Rest):
-            self.finished(location, seen)
+            self.finished(due.location, seen)
             return
-        fits = await self.record(await self.place(location, seen))
+        fits = await self.record(await self.place(due.location, seen))
         self.statistics.files += 1
         self.statistics.size_bytes += seen.signature.size_bytes
-        self.finished(location, Rest.DONE if fits else Rest.LATER)
+        self.finished(due.location, Rest.DONE if fits else Rest.LATER)
 
     async def record(self, change: Change) -> bool:
         """Record a change durably; False if it does not fit what is known any more."""

@@ -38,6 +38,7 @@ class Daemon:
     `args` go to `trackwatch run`, `env` on top of a minimal environment. `unprivileged` takes root's powers away, so
     that permissions mean something to it whoever runs the tests. `user` is another id to run under (root only); it gets
     the state folder and must be able to reach that, the roots and the whole installation, interpreter included.
+    Coverage slows down what it watches: where the load is the point, a daemon is not `measured`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Daemon:
         args: Sequence[str] = (),
         user: int | None = None,
         unprivileged: bool = False,
+        measured: bool = True,
     ) -> None:
         self.roots = [
             os.fsencode(root) for root in ([roots] if isinstance(roots, str | bytes | os.PathLike) else roots)
@@ -59,6 +61,7 @@ class Daemon:
         self.env = dict(env or {})
         self.user = user
         self.unprivileged = unprivileged
+        self.measured = measured and user is None  # another user could not write the data where they belong
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._sessions: list[int] = []
@@ -239,14 +242,13 @@ class Daemon:
 
     def environ(self) -> dict[str, str]:
         """Return the whole environment of the daemon and of the commands beside it."""
-        # Coverage measures it too, but another user could not write the data where they belong.
         coverage = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         return {
             "PATH": f"{SCRIPT.parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.folder / "home"),
             "LANG": "C.UTF-8",
             "TRACKWATCH_STATE_DIR": str(self.state_dir),
-            **({} if self.user is not None else coverage),
+            **(coverage if self.measured else {}),
             **self.env,
         }
 

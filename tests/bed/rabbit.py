@@ -34,8 +34,11 @@ INSTALL = (
     "server (the one that holds sbin/rabbitmq-server)"
 )
 NODE_NAME = "trackwatch@localhost"  # the private epmd keeps it apart from others of the same name
-# Below Linux's range for outgoing connections, any of which could take a port while the node is down.
-PORTS = range(20_000, 32_000)
+# Below Linux's range for outgoing connections, any of which could take a port while the node is down. Tests that run
+# beside each other (pytest-xdist says which of how many these are) choose from a share of their own.
+PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+PORTS = range(20_000 + PROCESS, 32_000, PROCESSES)
 START_DEADLINE_S = 120.0  # 4-6 s on an idle machine
 STOP_DEADLINE_S = 60.0  # 1 s on an idle machine
 POLL_S = 0.02

@@ -36,11 +36,12 @@ from tests.bed.rabbit import RabbitNode
 from tests.bench.measure import Noise, Spread, arguments, bench, report
 from trackwatch import outbox
 from trackwatch.amqp import Broker, open_amqp
-from trackwatch.event import Content, Event, EventType, MetadataForm, Outcome, Outgoing, new_event_id
+from trackwatch.event import Content, Event, EventType, MetadataForm, Outcome, Outgoing, metadata_text, new_event_id
 from trackwatch.frames import Encoder
 from trackwatch.publisher import BATCH_EVENTS, Publisher, Sink
 from trackwatch.record import Ledger
 from trackwatch.store import open_store
+from trackwatch.track import Metadata
 
 EXCHANGE, QUEUE = "file_events", "all"
 GATHERED = 1000
@@ -60,10 +61,8 @@ TAGS = {
 def event(number: int) -> Event:
     """Return an event as an import tells it."""
     at_us = 1_795_000_000_000_000 + number * 1000
-    metadata = {"duration": 187.26, "bitrate": 320_000, "sample_rate": 44_100, "channels": 2, "format": "audio/mpeg"}
-    content = Content(
-        number.to_bytes(32), number.to_bytes(16), 7_512_345 + number, at_us * 1000, {**metadata, "tags": TAGS}, None
-    )
+    metadata = metadata_text(Metadata("audio/mpeg", 187.26, 320_000, 44_100, 2, tags=TAGS))
+    content = Content(number.to_bytes(32), number.to_bytes(16), 7_512_345 + number, at_us * 1000, metadata, None)
     name = b"Verschiedene/Gesammelte Lieder (%d)/03 - Ein Lied.mp3" % number
     return Event(new_event_id(at_us), EventType.CREATED, number, at_us, "bench", b"/srv/music", name, content=content)
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import structlog
 import trio
 
-from tests.bench.measure import Noise, Spread, arguments, bench, report
+from tests.bed.probe import describe_in_thread
+from tests.bench.measure import Delay, Noise, Spread, arguments, bench, report
 from tests.data.make_library import make_library
 from trackwatch.patterns import Patterns
 from trackwatch.reconcile import Job, Reconcile
@@ -26,7 +27,6 @@ from trackwatch.sweep import Wanted
 from trackwatch.workers import Workers, WorkerStatistics
 
 HINTS_EACH = 3  # a path that changes is told several times
-TICK_S = 0.01
 SETTLE_S = 0.25
 PROBES = 2
 WORKERS = 8
@@ -47,20 +47,6 @@ def patterns_s(repeat: int, count: int) -> list[float]:
         taken.append(time.perf_counter() - began_s)
         assert wanted == count // 2, wanted
     return taken
-
-
-class Delay:
-    """Measures the loop's delay while it is started: by how much each short sleep is too long."""
-
-    def __init__(self) -> None:
-        self.over_s: list[float] = []
-
-    async def run(self) -> None:
-        """Measure until cancelled."""
-        while True:
-            began_s = time.perf_counter()
-            await trio.sleep(TICK_S)
-            self.over_s.append(time.perf_counter() - began_s - TICK_S)
 
 
 @asynccontextmanager
@@ -87,8 +73,10 @@ async def reconciling(root: Path, state: Path, *, describe: bool) -> AsyncIterat
                 sweep_s=900,
             )
             described = [describe]
-            limiter = trio.CapacityLimiter(PROBES)
-            workers = Workers(store, limiter, reconcile.place, reconcile.probed, reconcile.finished, WorkerStatistics())
+            statistics = WorkerStatistics()
+            workers = Workers(
+                store, describe_in_thread, reconcile.place, reconcile.probed, reconcile.finished, statistics
+            )
 
             async def work(jobs: trio.MemoryReceiveChannel[Job]) -> None:
                 async for job in jobs:

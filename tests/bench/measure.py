@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import trio
+
 from tests.bed.daemon import AnyPath, Daemon
 from trackwatch import __version__
 
@@ -29,6 +31,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 AUDIO = Path(__file__).resolve().parents[1] / "data" / "audio"
 # How often standard output is looked at: half of it is what each latency is too long by.
 LOOK_S = 0.002
+DELAY_TICK_S = 0.01
 
 
 # --- figures ---
@@ -113,12 +116,7 @@ def group(daemon: Daemon) -> list[int]:
 
 def cpu_s(daemon: Daemon) -> float:
     """Return the CPU time of the daemon's whole process group so far, dead children included."""
-    ticks = 0
-    for pid in group(daemon):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-    return ticks / TICKS_PER_S
+    return sum(_ticks(pid, 11, 15) for pid in group(daemon)) / TICKS_PER_S
 
 
 def memory(daemon: Daemon) -> Memory:
@@ -143,10 +141,102 @@ def bytes_read(daemon: Daemon) -> BytesRead:
     return BytesRead(asked, from_disk)
 
 
+def session_cpu_s(leader: int) -> float:
+    """Return the CPU time so far of the processes in a session (such as a broker's), and of their dead children."""
+    return sum(_ticks(pid, 11, 15) for pid in _session(leader)) / TICKS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a process (the leader of its session) and those that it has started have cost from start to end."""
+
+    cpu_s: float  # of the leader
+    others_cpu_s: float
+    peak_pss_bytes: int  # of all at the same moment; a page that several map counts in parts
+    peak_rss_bytes: int  # each one's own peak (VmHWM), added up; a page that several map counts often
+
+
+class Footprint:
+    """Looks at the processes of a session until they have ended: what they cost. A context manager.
+
+    It looks twenty times a second, so a peak that lasts for less may be missed in the first figure, never in the
+    second one; and of each process the CPU time of its last 50 ms is not seen.
+    """
+
+    LOOK_S = 0.05
+
+    def __init__(self, leader: int) -> None:
+        self._leader = leader
+        self._cpu_ticks: dict[int, int] = {}
+        self._peak_rss: dict[int, int] = {}
+        self._peak_pss = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="footprint", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def cost(self) -> Cost:
+        """Return what was seen so far."""
+        own = self._cpu_ticks.get(self._leader, 0)
+        others = sum(self._cpu_ticks.values()) - own
+        return Cost(own / TICKS_PER_S, others / TICKS_PER_S, self._peak_pss, sum(self._peak_rss.values()))
+
+    def _watch(self) -> None:
+        while not self._closing.is_set():
+            pss = 0
+            for pid in _session(self._leader):
+                with contextlib.suppress(OSError, KeyError):  # it may end while we look
+                    self._cpu_ticks[pid] = max(self._cpu_ticks.get(pid, 0), _ticks(pid, 11, 13))
+                    self._peak_rss[pid] = _fields(Path(f"/proc/{pid}/status"))["VmHWM"] * 1024
+                    pss += _fields(Path(f"/proc/{pid}/smaps_rollup"))["Pss"] * 1024
+            self._peak_pss = max(self._peak_pss, pss)
+            self._closing.wait(self.LOOK_S)
+
+
+def _session(leader: int) -> Iterator[int]:
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if os.getsid(int(entry)) == leader:
+                    yield int(entry)
+
+
+def _ticks(pid: int, first: int, end: int) -> int:
+    """Return the sum of some of a process' times: utime is 11, stime 12, cutime 13, cstime 14; 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return sum(map(int, fields[first:end]))
+
+
 def _fields(file: Path) -> dict[str, int]:
-    pairs = (line.split(":", 1) for line in file.read_text().splitlines() if ": " in line)
+    pairs = (line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
     values = ((name, value.split()) for name, value in pairs)
     return {name: int(words[0]) for name, words in values if words and words[0].isdigit()}
+
+
+# --- how long its event loop is held up ---
+
+
+class Delay:
+    """Measures the loop's delay while it is started: by how much each short sleep is too long."""
+
+    def __init__(self) -> None:
+        self.over_s: list[float] = []
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            began_s = time.perf_counter()
+            await trio.sleep(DELAY_TICK_S)
+            self.over_s.append(time.perf_counter() - began_s - DELAY_TICK_S)
 
 
 # --- when its events come ---
@@ -272,10 +362,12 @@ def bench(directory: str | None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def a_daemon(root: AnyPath, state_dir: Path, *, unprivileged: bool = False, env: Mapping[str, str] = {}) -> Daemon:
+def a_daemon(
+    root: AnyPath, state_dir: Path, *, args: Sequence[str] = (), unprivileged: bool = False, env: Mapping[str, str] = {}
+) -> Daemon:
     """Return a daemon that is not started. With PYTHONPATH set it runs that trackwatch: two can be compared."""
     passed = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-    return Daemon(root, state_dir, env={**passed, **env}, unprivileged=unprivileged)
+    return Daemon(root, state_dir, env={**passed, **env}, args=args, unprivileged=unprivileged)
 
 
 def _plain(value: object) -> object:

@@ -27,7 +27,7 @@ import trio
 
 from tests.bench.measure import Noise, Spread, arguments, bench, report
 from trackwatch import outbox
-from trackwatch.event import Content, Event, EventType, MetadataForm, metadata_json, new_event_id
+from trackwatch.event import Content, Event, EventType, MetadataForm, metadata_text, new_event_id
 from trackwatch.record import Ledger, Present
 from trackwatch.store import open_store, wall_clock_us
 from trackwatch.track import Location, Metadata, Observation, Signature
@@ -81,7 +81,7 @@ def event(number: int) -> Event:
     change, now_us = present(number), wall_clock_us()
     seen = change.observation
     content = Content(
-        seen.sha256, seen.xxh128, seen.signature.size_bytes, seen.signature.mtime_ns, metadata_json(METADATA)
+        seen.sha256, seen.xxh128, seen.signature.size_bytes, seen.signature.mtime_ns, metadata_text(METADATA)
     )
     where = change.location.path
     return Event(new_event_id(now_us), EventType.CREATED, number, now_us, "bench", ROOT, where, content=content)

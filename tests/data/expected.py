@@ -48,7 +48,8 @@ class Fixture:
 
 
 # Lossless formats count samples, and Vorbis and Opus say where the last one is. The others count frames: encoders fill
-# up the last frame, LAME and AAC encoders begin with a silent one or two, and readers leave that in.
+# up the last frame, LAME and AAC encoders begin with a silent one or two, and readers leave that in. In MP4 a list of
+# edits takes it out again.
 EXACT_S = 0.001
 MP3_FRAME_S = 576 / 22050
 AAC_FRAME_S = 1024 / 22050
@@ -63,14 +64,19 @@ FIXTURES = {
     "oga": Fixture("audio/ogg; codecs=flac", 16000, 1, EXACT_S),
     "aac": Fixture("audio/aac", 22050, 2, 2 * AAC_FRAME_S),
     "opus": Fixture("audio/ogg; codecs=opus", 48000, 2, EXACT_S),
-    "m4a": Fixture("audio/mp4", 22050, 2, 2 * AAC_FRAME_S),
-    "m4b": Fixture("audio/mp4", 22050, 1, 2 * AAC_FRAME_S),
-    "m4p": Fixture("audio/mp4", 22050, 2, 2 * AAC_FRAME_S),
-    "m4v": Fixture("audio/mp4", 22050, 2, 2 * AAC_FRAME_S),
-    "m4r": Fixture("audio/mp4", 22050, 2, 2 * AAC_FRAME_S),
-    "mp4": Fixture("audio/mp4", 22050, 2, 2 * AAC_FRAME_S),
+    "m4a": Fixture("audio/mp4", 22050, 2, EXACT_S),
+    "m4b": Fixture("audio/mp4", 22050, 1, EXACT_S),
+    "m4p": Fixture("audio/mp4", 22050, 2, EXACT_S),
+    "m4v": Fixture("audio/mp4", 22050, 2, EXACT_S),
+    "m4r": Fixture("audio/mp4", 22050, 2, EXACT_S),
+    "mp4": Fixture("audio/mp4", 22050, 2, EXACT_S),
     "wma": Fixture("audio/x-ms-wma", 22050, 2, WMA_FRAME_S),
 }
+
+# Beside the formats' files: MP4 with another codec.
+ALAC = Fixture("audio/mp4", 96000, 1, EXACT_S)
+ALAC_DURATION_S = 0.05
+ALAC_PATH = os.path.join(os.path.dirname(AUDIO), "codecs", "alac.m4a")
 
 
 def path_of(suffix: str) -> str:

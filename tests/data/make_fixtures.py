@@ -151,6 +151,13 @@ def write_asf(path: str, cover: bytes) -> None:
     audio.save(padding=no_padding)
 
 
+def encode_alac(path: str) -> None:
+    """Write an M4A with ALAC of a rate that has no room in the header around it, and no tags."""
+    rate = x.ALAC.sample_rate
+    tone = f"sine=frequency=440:duration={x.ALAC_DURATION_S}:sample_rate={rate},volume=0.3"
+    ffmpeg("-f", "lavfi", "-i", tone, "-ac", str(x.ALAC.channels), "-c:a", "alac", "-f", "ipod", path)
+
+
 def make(suffix: str, path: str, cover: bytes) -> None:
     """Make the file of one format."""
     encode(suffix, path)
@@ -179,9 +186,11 @@ def main() -> None:
         made = {suffix: os.path.join(folder, f"track.{suffix}") for suffix in x.FIXTURES}
         for suffix, path in made.items():
             make(suffix, path, cover)
-        for suffix, path in made.items():
-            shutil.copyfile(path, x.path_of(suffix))
-            print(f"{os.path.getsize(path):6} {x.path_of(suffix)}")
+        alac = os.path.join(folder, "alac.m4a")
+        encode_alac(alac)
+        for path, kept in [(alac, x.ALAC_PATH), *((path, x.path_of(suffix)) for suffix, path in made.items())]:
+            shutil.copyfile(path, kept)
+            print(f"{os.path.getsize(path):6} {kept}")
 
 
 if __name__ == "__main__":

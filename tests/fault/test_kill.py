@@ -1,5 +1,7 @@
 """The daemon killed with SIGKILL at any moment: nothing is lost, nothing is told twice under another id."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +61,33 @@ def test_kills_at_random_moments_of_a_changing_library_leave_an_equal_fold(
         return True
 
     running.wait_until(is_equal, 60, "an equal fold")
+
+
+def test_processes_that_read_files_do_not_outlive_a_daemon_that_is_killed(
+    daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    root = tmp_path / "music"
+    root.mkdir()
+    endless = root / "endless.wav"
+    with endless.open("wb") as file:
+        file.truncate(1 << 40)  # nothing but a hole, and hours to read
+    running = daemon(root)
+    running.start(wait=False)
+    readers: list[int] = []
+
+    def is_read() -> bool:
+        readers[:] = [pid for pid in running.descendants() if os.fsencode(endless) in _open_files(pid)]
+        return bool(readers)
+
+    running.wait_until(is_read, what="a process that reads the file")
+    running.kill()
+    while any(_open_files(pid) for pid in readers):
+        time.sleep(0.01)
+
+
+def _open_files(pid: int) -> set[bytes]:
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+        return {os.readlink(os.fsencode(f"/proc/{pid}/fd/{number}")) for number in numbers}
+    except OSError:
+        return set()  # it has ended, or closed one just now

@@ -62,7 +62,7 @@ def test_an_overflow_of_the_kernels_queue_loses_nothing(daemon: Callable[..., Da
     for number, path in enumerate(known):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"known %d" % number)
-    running = daemon(root, env=NO_SWEEP)
+    running = daemon(root, env=NO_SWEEP, measured=False)
     running.start()
     running.freeze()
     for number in range(files):

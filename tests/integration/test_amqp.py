@@ -17,7 +17,7 @@ import trio.testing
 
 from tests.bed.rabbit import RabbitNode, free_ports
 from tests.sink_suite import AT_US, PATIENCE_S, rows
-from trackwatch.amqp import Broker, open_amqp
+from trackwatch.amqp import CLOSE_S, Broker, open_amqp
 from trackwatch.errors import BrokerRefused, BrokerUnavailable
 from trackwatch.event import CONFIRMED, EventType, Outcome, Outgoing, Verdict
 from trackwatch.publisher import Sink
@@ -485,7 +485,7 @@ async def test_a_port_that_says_nothing_can_be_left_at_once(
                 await trio.testing.wait_all_tasks_blocked(0.2)
                 scope.cancel()
                 cancelled_at = trio.current_time()
-        assert trio.current_time() - cancelled_at < 1
+        assert trio.current_time() - cancelled_at < CLOSE_S  # nobody has waited for a handshake
 
 
 async def test_a_killed_broker_loses_the_session_and_nothing_else(victim: Victim) -> None:
@@ -530,8 +530,9 @@ async def test_a_killed_broker_loses_the_session_and_nothing_else(victim: Victim
     assert set(outcomes.values()) == {CONFIRMED}
 
     victim.node.start()
-    told = dict(outcomes) | await publish(victim.url, [row for row in batch if row.sequence not in outcomes])
-    assert len(told) == len(batch)
+    told = await publish(victim.url, [row for row in batch if row.sequence not in outcomes])
+    assert set(told.values()) == {CONFIRMED}, victim.node.log()[-5000:]
+    assert len(outcomes) + len(told) == len(batch)
     with pika.BlockingConnection(pika.URLParameters(victim.url)) as connection:
         arrived = drain(connection.channel())
     assert list(dict.fromkeys(arrived)) == [row.payload for row in batch]
@@ -558,7 +559,7 @@ async def test_a_frozen_broker_can_be_left_at_once(victim: Victim) -> None:
                 await trio.testing.wait_all_tasks_blocked(0.2)
                 scope.cancel()
                 cancelled_at = trio.current_time()
-        assert trio.current_time() - cancelled_at < 1
+        assert trio.current_time() - cancelled_at < CLOSE_S  # nobody has waited for a handshake
         assert sorted(outcomes) == list(range(1, 11))
 
         with trio.CancelScope() as scope:
@@ -567,7 +568,7 @@ async def test_a_frozen_broker_can_be_left_at_once(victim: Victim) -> None:
                 await trio.testing.wait_all_tasks_blocked(0.2)
                 scope.cancel()
                 cancelled_at = trio.current_time()
-        assert trio.current_time() - cancelled_at < 1
+        assert trio.current_time() - cancelled_at < CLOSE_S  # nobody has waited for a handshake
     finally:
         victim.node.thaw()
     assert len(await publish(victim.url, batch[10:])) == 190

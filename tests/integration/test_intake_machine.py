@@ -32,6 +32,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.bed.fold import assert_same_files, folded, library
+from tests.bed.probe import describe_in_thread
 from trackwatch import catalogue, reconcile, sweeper
 from trackwatch.backoff import Backoff
 from trackwatch.patterns import Patterns
@@ -160,7 +161,7 @@ class Intake:
                         self.reconcile._watch._backoff = Backoff(base_s=WATCH_RETRY_S, cap_s=WATCH_RETRY_S)
                         workers = Workers(
                             store,
-                            trio.CapacityLimiter(2),
+                            describe_in_thread,
                             self.reconcile.place,
                             self.reconcile.probed,
                             self.reconcile.finished,

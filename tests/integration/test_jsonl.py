@@ -189,7 +189,7 @@ async def test_a_full_pipe_does_not_hold_up_the_stop(pipe: tuple[int, int]) -> N
                 await until_full(write_end)
                 scope.cancel()
                 cancelled_at = trio.current_time()
-        assert trio.current_time() - cancelled_at < 1
+        assert trio.current_time() - cancelled_at < 5  # a stuck write ends when somebody reads, and nobody does
         assert scope.cancelled_caught
         with pytest.raises(BrokerUnavailable, match="broken off"):
             await sink.publish(batch, {})

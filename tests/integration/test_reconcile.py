@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.bed.probe import describe_in_thread
 from trackwatch import catalogue, settle, sweeper
 from trackwatch.reconcile import Job, Reconcile
 from trackwatch.root import RootState, RootWord
@@ -158,7 +159,7 @@ async def running(
                 )
                 workers = Workers(
                     store,
-                    trio.CapacityLimiter(2),
+                    describe_in_thread,
                     reconcile.place,
                     reconcile.probed,
                     reconcile.finished,

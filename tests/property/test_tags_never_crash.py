@@ -2,16 +2,19 @@
 
 import io
 import json
+import math
+from unittest import mock
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data import expected
+from tests.data import expected, variants
+from trackwatch import id3, mp4
 from trackwatch.event import metadata_json
 from trackwatch.tags import MAX_DURATION_S, MAX_TEXT, TagsUnreadable, read_tags
 from trackwatch.track import AUDIO_SUFFIXES, Metadata
 
-TAG_NAMES = set(expected.TAGS) | {"compilation"}
+TAG_NAMES = set(variants.FULL) | {"r128_track_gain", "r128_album_gain"}
 
 
 def fixture_bytes(suffix: str) -> bytes:
@@ -28,6 +31,14 @@ replacements = st.one_of(st.binary(min_size=1, max_size=8), interesting)
 edits = st.tuples(
     st.sampled_from(["overwrite", "insert", "cut", "truncate"]), places, replacements, st.integers(1, 400)
 )
+
+
+# What the readers of plain ID3 and MP4 have to do with, and where in the file that is.
+PLAIN = [
+    (variant.content, variant.suffix)
+    for variant in variants.variants().values()
+    if variant.suffix not in ("flac", "ogg", "oga", "opus", "wma")
+]
 
 
 def edited(content: bytes, edit: tuple[str, float, bytes, int]) -> bytes:
@@ -51,6 +62,37 @@ def read_or_reason(content: bytes, suffix: str) -> Metadata | str:
         return str(unreadable)
 
 
+def read_by_mutagen(content: bytes, suffix: str) -> Metadata | str:
+    """Read with plain readers that decline whatever they are given."""
+
+    def no_id3(file: id3.Readable) -> tuple[dict[str, list[str]], int]:
+        if file.read(3) == b"ID3":
+            raise id3.Unusual
+        return {}, 0
+
+    with mock.patch.object(id3, "read_v2", no_id3), mock.patch.object(mp4, "read", side_effect=id3.Unusual):
+        return read_or_reason(content, suffix)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(made=st.sampled_from(PLAIN), changes=st.lists(edits, max_size=3))
+def test_the_plain_readers_never_say_something_else_than_mutagen(
+    made: tuple[bytes, str], changes: list[tuple[str, float, bytes, int]]
+) -> None:
+    """They may say more of a damaged file: mutagen looks at all of an MP4, and gives up where it is damaged."""
+    content, suffix = made
+    for change in changes:
+        content = edited(content, change)
+    plain, whole = read_or_reason(content, suffix), read_by_mutagen(content, suffix)
+    if isinstance(plain, str) or isinstance(whole, str):
+        assert isinstance(whole, str), "what mutagen can read has to be read"
+        return
+    if plain.format == "audio/mp4":
+        assert {name: value for name, value in (plain.tags or {}).items() if name in (whole.tags or {})} == whole.tags
+    else:
+        assert plain == whole
+
+
 @settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(made=st.sampled_from(AUDIO_SUFFIXES), named=st.sampled_from(AUDIO_SUFFIXES), changes=st.lists(edits, max_size=6))
 def test_a_mutated_file_is_described_in_the_words_of_the_contract_or_unreadable(
@@ -72,5 +114,8 @@ def test_a_mutated_file_is_described_in_the_words_of_the_contract_or_unreadable(
         if isinstance(value, str):
             assert 0 < len(value) <= MAX_TEXT
             assert value == value.strip()
+        elif isinstance(value, float):
+            assert name.startswith("replaygain_")
+            assert math.isfinite(value)
         else:
-            assert value > 0 or name == "compilation"
+            assert value > 0 or name in ("compilation", "r128_track_gain", "r128_album_gain")

@@ -17,14 +17,14 @@ PACKAGE = Path(trackwatch.__file__).parent
 ORDER = (
     "__init__",
     # values and rules that know nothing of the outside
-    "errors", "backoff", "track", "event", "settle",
+    "errors", "backoff", "progress", "track", "event", "settle",
     # one outside thing each
-    "patterns", "statx", "mounts", "tags", "sweep", "probe", "watch", "words", "values", "settings", "contract",
-    "frames", "amqp", "jsonl",
+    "patterns", "statx", "mounts", "id3", "mp4", "tags", "spans", "sweep", "probe", "watch", "words", "values",
+    "settings", "contract", "frames", "amqp", "jsonl",
     # the state
     "database", "catalogue", "outbox", "record", "store",
     # what is going on
-    "correlate", "trust", "look", "root", "sweeper", "reconcile", "workers", "publisher", "status", "replay",
+    "correlate", "trust", "look", "root", "sweeper", "reconcile", "pool", "workers", "publisher", "status", "replay",
     # the program
     "daemon", "cli", "__main__",
 )  # fmt: skip
@@ -38,6 +38,7 @@ KNOWN_TO: Mapping[str, set[str]] = {
     "aiormq": {"amqp"},
     "pamqp": {"frames"},
     "asyncio": {"amqp"},
+    "trio_parallel": {"pool"},
     "trio_asyncio": {"amqp"},
     "watchfiles": {"watch"},
     "sortedcontainers": {"watch"},
@@ -54,7 +55,7 @@ KNOWN_TO: Mapping[str, set[str]] = {
 # What every module may know.
 FREE = {"trio", "structlog"}
 # Decide, and so take `now` as an argument and do no I/O.
-PURE = ("backoff", "settle", "correlate", "track", "event")
+PURE = ("backoff", "progress", "settle", "correlate", "track", "event")
 EMPTY_NAMES = {"manager", "handler", "service", "helper", "common", "base", "utils", "util", "helpers", "misc"}
 
 
@@ -161,7 +162,7 @@ def test_only_the_daemon_and_the_owners_of_loops_open_nurseries() -> None:
         for node in ast.walk(tree_of(module))
         if isinstance(node, ast.Attribute) and node.attr == "open_nursery"
     }
-    assert opened <= {"daemon", "reconcile", "sweeper", "watch", "publisher", "amqp", "cli"}
+    assert opened <= {"daemon", "pool", "reconcile", "sweeper", "watch", "publisher", "amqp", "cli"}
 
 
 def test_nothing_is_named_for_being_useful() -> None:

@@ -33,7 +33,11 @@ def put(
     for path in paths:
         seen = Signature(5, inode, len(content), 10, 20, None)
         digest = sha256(content).digest()
-        file_id = catalogue.put(conn, Entry(0, Location(root_id, path), seen, digest, digest[:16], 1), described)
+        entry = Entry(0, Location(root_id, path), seen, digest, digest[:16], 1)
+        file_id = catalogue.add(conn, entry, described or Description()) or 0
+        if not file_id and (known := catalogue.find(conn, entry.location)) is not None:
+            file_id = known.id
+            catalogue.replace(conn, entry._replace(id=file_id), described or Description())
     return file_id
 
 
@@ -213,14 +217,19 @@ def test_what_is_written_behind_the_cursor_is_seen_from_the_next_chunk_on(conn: 
     assert len(seen) == 3 * CHUNK_ROWS + 2 - 1
 
 
-def test_putting_a_file_again_keeps_its_id(conn: sqlite3.Connection) -> None:
-    """And its description, unless another is given; an empty one takes it away."""
-    described = Description({"format": "audio/mpeg"}, None)
+def test_a_file_is_added_once_and_keeps_its_id_when_its_content_is_replaced(conn: sqlite3.Connection) -> None:
+    """With its description; an empty one takes the known one away."""
+    described = Description('{"format":"audio/mpeg"}', None)
     first = put(conn, b"a", described=described)
-    assert put(conn, b"a", content=b"two") == first
     assert catalogue.describe(conn, first) == described
-    put(conn, b"a", described=Description(None, "cut off"))
-    assert catalogue.describe(conn, first) == Description(None, "cut off")
+    known = catalogue.find(conn, Location(1, b"a"))
+    assert known is not None
+    assert catalogue.add(conn, known._replace(id=0, last_seq=9), Description(None, "no")) is None
+    assert catalogue.find(conn, Location(1, b"a")) == known
+    assert catalogue.describe(conn, first) == described
+    assert put(conn, b"a", content=b"two") == first
+    put(conn, b"a", described=Description(None, "cut off", b"\x05" * 16))
+    assert catalogue.describe(conn, first) == Description(None, "cut off", b"\x05" * 16)
     put(conn, b"a", described=Description())
     assert catalogue.describe(conn, first) == Description()
     assert conn.execute("SELECT count(*) FROM catalogue_metadata").fetchone() == (0,)
@@ -268,7 +277,7 @@ def test_totals_are_those_of_each_root(conn: sqlite3.Connection) -> None:
 def test_problems_of_both_kinds_are_counted_and_listed(conn: sqlite3.Connection) -> None:
     """Files that could not be described come first, the newest of them first, up to the limit."""
     put(conn, b"tags.mp3", described=Description(None, "cut off"))
-    put(conn, b"good.mp3", described=Description({"format": "audio/mpeg"}))
+    put(conn, b"good.mp3", described=Description('{"format":"audio/mpeg"}'))
     catalogue.set_problem(conn, Location(1, b"\xff.mp3"), "denied", 1)
     catalogue.set_problem(conn, Location(2, b"b.mp3"), "denied", 2)
     assert catalogue.count_problems(conn) == 3

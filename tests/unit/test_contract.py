@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from tests.unit.test_event import METADATA, content, event
 from trackwatch import contract
-from trackwatch.event import EventType, MetadataForm, metadata_json, routing_key
+from trackwatch.event import EventType, MetadataForm, metadata_text, routing_key
 from trackwatch.track import Metadata
 
 DOCUMENTS = Path(__file__).parents[2] / "ops" / "contract"
@@ -21,20 +22,30 @@ DOCUMENTS = Path(__file__).parents[2] / "ops" / "contract"
 SCHEMA = contract.event_schema()
 VALIDATOR = Draft202012Validator(SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
-DESCRIBED = content(metadata=metadata_json(METADATA))
+DESCRIBED = content(metadata=metadata_text(replace(METADATA, audio_md5="0a" * 16)), audio_xxh128=b"\x03" * 16)
+BEFORE = content(metadata=metadata_text(METADATA), audio_xxh128=b"\x04" * 16)
 MESSAGES: dict[str, dict[str, Any]] = {
     "created": event(content=DESCRIBED).message(),
     "created, flat": event(content=DESCRIBED).message(MetadataForm.FLAT),
     "created, no audio": event(relative_path=b"x.ast.json").message(),
     "created, broken": event(content=content(metadata_error="no tags")).message(),
     "created, empty": event(content=content(size_bytes=0, metadata_error="empty")).message(),
-    "created, hardly known": event(content=content(metadata=metadata_json(Metadata("audio/mpeg")))).message(),
-    "created, hardly known, flat": event(content=content(metadata=metadata_json(Metadata("audio/mpeg")))).message(
+    "created, hardly known": event(content=content(metadata=metadata_text(Metadata("audio/mpeg")))).message(),
+    "created, hardly known, flat": event(content=content(metadata=metadata_text(Metadata("audio/mpeg")))).message(
         MetadataForm.FLAT
     ),
     "created, undecodable": event(relative_path=b"\xff.mp3").message(),
     "created, absurd time": event(content=content(mtime_ns=1 << 80)).message(),
     "modified": event(event_type=EventType.MODIFIED, content=DESCRIBED, previous=content()).message(),
+    "modified, tags": event(
+        event_type=EventType.MODIFIED, content=DESCRIBED, previous=DESCRIBED._replace(sha256=bytes(32))
+    ).message(),
+    "modified, audio": event(event_type=EventType.MODIFIED, content=DESCRIBED, previous=BEFORE).message(),
+    "modified, both": event(
+        event_type=EventType.MODIFIED,
+        content=content(metadata=metadata_text(Metadata("x")), audio_xxh128=bytes(16)),
+        previous=BEFORE,
+    ).message(),
     "deleted": event(event_type=EventType.DELETED, content=None, previous=content()).message(),
     "moved": event(event_type=EventType.MOVED, old_path=b"/music/x/b.mp3", content=DESCRIBED).message(),
     "renamed": event(event_type=EventType.RENAMED, old_path=b"/music/a/\xff.mp3", content=DESCRIBED).message(),
@@ -117,6 +128,18 @@ WRONG: list[tuple[str, str, list[Any]]] = [
     ("created", "timestamp", [None, "2026-11-18", "2026-11-18T11:06:40Z", "2026-11-18T11:06:40.123456+00:00", 1.5]),
     ("created", "instance_id", ["", None, "x" * 129]),
     ("created", "sha256_hash", [None, 1, "", "01" * 31, "AB" * 32, "01" * 33]),
+    ("created", "audio_hash", [1, "", "03" * 16, "xxh128:" + "03" * 15, "xxh128:" + "AB" * 16, "md5:" + "03" * 16]),
+    ("deleted", "audio_hash", ["xxh128:" + "03" * 16]),
+    ("modified, audio", "audio_hash", [None]),
+    ("modified, audio", "previous", [{**MESSAGES["modified, audio"]["previous"], "audio_hash": None}]),
+    (
+        "modified",
+        "previous",
+        [{**MESSAGES["deleted"]["previous"], "audio_hash": value} for value in ("", 1, "03" * 16)],
+    ),
+    ("modified, audio", "changed", [None, [], "tags", ["title"], ["tags", "tags"], ["audio", "tags", "title"]]),
+    ("modified", "changed", [["tags"]]),
+    *((kind, "changed", [["tags"], None]) for kind in ("created", "deleted", "moved", "renamed")),
     ("created", "xxh128_hash", [None, 1, "", "01" * 15, "AB" * 16, "01" * 17]),
     ("created", "metadata", ["x", [], {}, {"tags": {}}, {"format": "", "tags": {}}]),
     ("created", "metadata_error", ["", 1, "broken"]),
@@ -175,6 +198,9 @@ def test_a_wrong_value_is_found(kind: str, field: str, value: object) -> None:
         ("created", {"sample_rate": -1}),
         ("created", {"channels": -2}),
         ("created", {"channels": "2"}),
+        ("created", {"audio_md5": "0A" * 16}),
+        ("created", {"audio_md5": "00"}),
+        ("created", {"audio_md5": None}),
         ("created", {"format": 1}),
         *(("created", {"tags": {name: value}}) for name in _TEXTS for value in ("", 1)),
         *(("created", {"tags": {name: value}}) for name in _NUMBERS for value in ("3", -1, 1.5)),

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import RFC_4122, UUID
 
@@ -15,10 +16,12 @@ from trackwatch.event import (
     Event,
     EventType,
     MetadataForm,
+    changed_parts,
     displayed,
     first_event_id,
     flattened,
     metadata_json,
+    metadata_text,
     modified_at,
     new_event_id,
     rfc3339,
@@ -226,7 +229,7 @@ def test_every_flat_value_is_a_string(tags: Mapping[str, str | int | bool], dura
 
 def test_a_created_message_says_what_is_there() -> None:
     """Field by field."""
-    made = event(content=content(metadata=metadata_json(METADATA)))
+    made = event(content=content(metadata=metadata_text(METADATA)))
     assert made.message() == {
         "event_type": "created",
         "file_path": "/music/a/b.mp3",
@@ -235,6 +238,7 @@ def test_a_created_message_says_what_is_there() -> None:
         "instance_id": "here",
         "sha256_hash": "01" * 32,
         "xxh128_hash": "02" * 16,
+        "audio_hash": None,
         "metadata": metadata_json(METADATA),
         "metadata_error": None,
         "event_id": str(made.event_id),
@@ -251,9 +255,64 @@ def test_a_created_message_says_what_is_there() -> None:
 def test_a_deleted_message_says_what_was_there() -> None:
     """Nothing is there, and `previous` tells what was."""
     message = event(event_type=EventType.DELETED, content=None, previous=content()).message()
-    for field in ("sha256_hash", "xxh128_hash", "metadata", "metadata_error", "size_bytes", "modified_at", "old_path"):
+    hashes, facts = ("sha256_hash", "xxh128_hash", "audio_hash"), ("size_bytes", "modified_at", "old_path")
+    for field in (*hashes, *facts, "metadata", "metadata_error"):
         assert message[field] is None
-    assert message["previous"] == {"sha256_hash": "01" * 32, "xxh128_hash": "02" * 16, "size_bytes": 5}
+    assert message["previous"] == {
+        "sha256_hash": "01" * 32,
+        "xxh128_hash": "02" * 16,
+        "audio_hash": None,
+        "size_bytes": 5,
+    }
+
+
+def audio(number: int | None, tags: Mapping[str, Any] | None = METADATA.tags) -> Content:
+    """Return a content with this audio, None for unknown, and these tags, None for unreadable."""
+    metadata = None if tags is None else metadata_text(replace(METADATA, tags=tags))
+    return content(audio_xxh128=None if number is None else bytes([number]) * 16, metadata=metadata)
+
+
+def test_the_audio_has_a_hash_of_its_own() -> None:
+    """With its kind before it; that of before likewise."""
+    made = event(event_type=EventType.MODIFIED, content=audio(3), previous=audio(4))
+    assert made.message()["audio_hash"] == "xxh128:" + "03" * 16
+    assert made.message()["previous"]["audio_hash"] == "xxh128:" + "04" * 16
+
+
+OTHER_TAGS = {"title": "Brot"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "parts"),
+    [
+        (audio(1), audio(1, OTHER_TAGS), ["tags"]),
+        (audio(1), audio(1), ["tags"]),  # a picture, padding: what surrounds the audio
+        (audio(1, None), audio(1), ["tags"]),
+        (audio(1), audio(1, None), ["tags"]),
+        (audio(1), audio(2), ["audio"]),
+        (audio(1), audio(2, OTHER_TAGS), ["audio", "tags"]),
+        (audio(1, None), audio(2), None),
+        (audio(1), audio(2, None), None),
+        (audio(None), audio(2), None),
+        (audio(1), audio(None, OTHER_TAGS), None),
+        (audio(None), audio(None), None),
+    ],
+)
+def test_what_has_changed_is_told_only_where_it_is_certain(
+    before: Content, after: Content, parts: list[str] | None
+) -> None:
+    """The same audio needs no tags to be sure; other audio needs those of both sides."""
+    assert changed_parts(before, after) == parts
+    message = event(event_type=EventType.MODIFIED, content=after, previous=before).message()
+    assert message.get("changed") == parts
+    assert ("changed" in message) == (parts is not None)
+
+
+def test_only_a_modification_says_what_has_changed() -> None:
+    """The others have one side alone."""
+    assert "changed" not in event(content=audio(1)).message()
+    assert "changed" not in event(event_type=EventType.DELETED, content=None, previous=audio(1)).message()
+    assert "changed" not in event(event_type=EventType.MOVED, old_path=b"/music/b.mp3", content=audio(1)).message()
 
 
 def test_a_message_says_why_there_is_no_metadata() -> None:
@@ -266,11 +325,60 @@ def test_a_message_says_why_there_is_no_metadata() -> None:
 
 def test_the_form_changes_the_metadata_alone() -> None:
     """Everything else is the same in both."""
-    made = event(content=content(metadata=metadata_json(METADATA)))
+    made = event(content=content(metadata=metadata_text(METADATA)))
     structured, flat = made.message(), made.message(MetadataForm.FLAT)
     assert flat.pop("metadata") == metadata_json(METADATA, MetadataForm.FLAT)
     structured.pop("metadata")
     assert structured == flat
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # a lone surrogate is no UTF-8, and comes from no decoder
+TAGS = st.dictionaries(TEXT, TEXT | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False))
+NAMES = st.binary(min_size=1).filter(lambda name: b"\0" not in name and not name.startswith(b"/"))
+CONTENTS = st.builds(
+    lambda size, mtime, tags, error, number: content(
+        size_bytes=size, mtime_ns=mtime, metadata_error=error,
+        metadata=None if tags is None else metadata_text(Metadata("audio/flac", 0.1, tags=tags)),
+        audio_xxh128=None if number is None else bytes([number]) * 16,
+    ),
+    st.integers(0, 1 << 63), st.integers(-(1 << 70), 1 << 70), st.none() | TAGS, st.none() | TEXT,
+    st.none() | st.integers(0, 1),
+)  # fmt: skip
+
+
+@given(
+    st.sampled_from(EventType), NAMES, NAMES, st.none() | NAMES, TEXT, st.none() | CONTENTS, st.none() | CONTENTS,
+    st.sampled_from(MetadataForm),
+)  # fmt: skip
+def test_a_body_is_written_as_an_encoder_writes_it(
+    kind: EventType,
+    root: bytes,
+    path: bytes,
+    old_path: bytes | None,
+    instance_id: str,
+    now: Content | None,
+    before: Content | None,
+    form: MetadataForm,
+) -> None:
+    """Byte by byte, whatever is in it: for speed it is put together from pieces."""
+    made = event(
+        event_type=kind, root=b"/" + root, relative_path=path, old_path=old_path, instance_id=instance_id, content=now,
+        previous=before,
+    )  # fmt: skip
+    body = made.to_json(form)
+    message = json.loads(body)
+    assert json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() == body
+    assert message["instance_id"] == instance_id
+    assert message["event_type"] == kind.value
+    assert message["metadata_error"] == (None if now is None else now.metadata_error)
+    assert message["size_bytes"] == (None if now is None else now.size_bytes)
+    if now is None or now.metadata is None:
+        assert message["metadata"] is None
+    elif form is MetadataForm.STRUCTURED:
+        assert message["metadata"] == json.loads(now.metadata)
+    else:
+        assert message["metadata"] == flattened(json.loads(now.metadata))
+    assert (message["previous"] is None) == (before is None)
 
 
 def test_json_is_utf_8_on_one_line() -> None:

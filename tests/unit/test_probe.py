@@ -399,3 +399,30 @@ def test_a_file_from_the_near_future_has_just_changed(song: bytes, monkeypatch: 
     monkeypatch.setattr(time, "time", lambda: now)
     with somebody_else():
         assert describe(song, quiet_s=LONG_S) is Rest.UNSURE
+
+
+# ---- the audio alone
+
+
+@pytest.mark.parametrize("padding", [0, 300, BUFFER_BYTES - 2000, BUFFER_BYTES - 1000, 2 * BUFFER_BYTES + 5])
+def test_the_hash_of_the_audio_is_that_of_its_bytes(folder: bytes, padding: int) -> None:
+    """Wherever it begins and ends among the reads of the pass: one byte of a chunk, or many chunks."""
+    with open(expected.path_of("wav"), "rb") as file:
+        form, samples = file.read()[12:36], CONTENT[: BUFFER_BYTES + 3]
+    junk = b"JUNK" + padding.to_bytes(4, "little") + bytes(padding + padding % 2)
+    data = b"data" + len(samples).to_bytes(4, "little") + samples
+    path = write(os.path.join(folder, b"x.wav"), b"RIFF\0\0\0\0WAVE" + junk + form + data + b"\0LIST\4\0\0\0INFO")
+    assert described(path).audio_xxh128 == xxhash.xxh3_128_digest(form[8:] + samples)
+
+
+def test_the_hash_of_the_audio_is_unknown_where_it_is_not_certain(folder: bytes, song: bytes) -> None:
+    """What has no name of audio, what is no audio, Ogg, and what has grown meanwhile."""
+    assert described(song).audio_xxh128 is None
+    assert described(write(os.path.join(folder, b"x.flac"), b"no sound")).audio_xxh128 is None
+    for suffix, is_known in (("ogg", False), ("mp3", True)):
+        path = os.path.join(folder, b"song." + suffix.encode())
+        shutil.copy(os.fsencode(expected.path_of(suffix)), path)
+        assert (described(path).audio_xxh128 is not None) == is_known
+    grown = described(path, at_ceiling=True, check_cancelled=Meddler(lambda: append(path)))
+    assert grown.metadata is not None
+    assert grown.audio_xxh128 is None

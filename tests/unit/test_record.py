@@ -16,6 +16,7 @@ from trackwatch.record import Absent, Exchanged, Ledger, Linked, Moved, Present,
 from trackwatch.track import Location, Metadata, Observation, Signature
 
 NOW_US = 1_795_000_000_000_000
+AUDIO, AUDIO_HASH = b"\x05" * 16, "xxh128:" + "05" * 16
 TAGS = Metadata("audio/mpeg", duration_s=12.5, sample_rate=44100, tags={"title": "Ünï", "track": 3})
 
 
@@ -40,9 +41,10 @@ def signature(inode: int = 1, **changed: Any) -> Signature:
 
 
 def observation(content: bytes = b"one", inode: int = 1, metadata: Metadata | None = TAGS, **changed: Any) -> Any:
-    """Return what a look at a file with this content found."""
+    """Return what a look at a file with this content found; its audio is the same unless there is no metadata."""
     seen = signature(inode, size_bytes=len(content), **changed)
-    return Observation(seen, sha256(content).digest(), sha256(content).digest()[:16], metadata)
+    digest, audio = sha256(content).digest(), AUDIO if metadata else None
+    return Observation(seen, digest, digest[:16], metadata, audio_xxh128=audio)
 
 
 def present(path: bytes, content: bytes = b"one", inode: int = 1, root_id: int = 1, **changed: Any) -> Present:
@@ -104,6 +106,7 @@ def test_other_content_is_a_modification_that_tells_what_was_there(ledger: Ledge
     assert event["previous"] == {
         "sha256_hash": sha256(b"one").hexdigest(),
         "xxh128_hash": sha256(b"one").hexdigest()[:32],
+        "audio_hash": AUDIO_HASH,
         "size_bytes": 3,
     }
     assert known(ledger, b"a.mp3").sha256 == sha256(b"other").digest()
@@ -126,7 +129,7 @@ def test_tags_that_a_silent_refresh_reads_anew_are_remembered(ledger: Ledger) ->
     ledger.record(present(b"a.mp3"))
     described = catalogue.describe(ledger.conn, known(ledger, b"a.mp3").id)
     assert described.metadata is not None
-    assert described.metadata["sample_rate"] == 44100
+    assert json.loads(described.metadata)["sample_rate"] == 44100
 
 
 def test_a_deletion_tells_what_was_there(ledger: Ledger) -> None:
@@ -223,7 +226,7 @@ def test_metadata_is_kept_over_a_move(ledger: Ledger) -> None:
     good, bad = events(ledger)[2:]
     assert good["metadata"] == events(ledger)[0]["metadata"]
     assert bad["metadata_error"] == "cut off"
-    assert catalogue.describe(ledger.conn, known(ledger, b"d/a.mp3").id).metadata == good["metadata"]
+    assert json.loads(catalogue.describe(ledger.conn, known(ledger, b"d/a.mp3").id).metadata or "") == good["metadata"]
     assert catalogue.describe(ledger.conn, known(ledger, b"d/b.mp3").id).error == "cut off"
 
 
@@ -316,7 +319,88 @@ def test_a_link_over_a_known_file_is_a_modification(ledger: Ledger) -> None:
     assert events(ledger)[2]["previous"]["sha256_hash"] == sha256(b"two").hexdigest()
 
 
+# ---- what changed
+
+
+def test_a_modification_says_what_has_changed(ledger: Ledger) -> None:
+    """By the hash of the audio, and by the tags as they were told."""
+    retagged, other = replace(TAGS, tags={"title": "Other"}), b"\x06" * 16
+    ledger.record(present(b"a.mp3"))
+    ledger.record(present(b"a.mp3", b"tags", metadata=retagged))
+    ledger.record(Present(at(b"a.mp3"), replace(observation(b"audio", metadata=retagged), audio_xxh128=other)))
+    ledger.record(Present(at(b"a.mp3"), observation(b"both")))
+    ledger.record(Present(at(b"a.mp3"), replace(observation(b"unknown"), audio_xxh128=None)))
+    ledger.record(Present(at(b"a.mp3"), observation(b"known again")))
+    changed = [event.get("changed", "absent") for event in events(ledger)]
+    assert changed == ["absent", ["tags"], ["audio"], ["audio", "tags"], "absent", "absent"]
+    hashes = [event["audio_hash"] for event in events(ledger)]
+    assert hashes == [AUDIO_HASH, AUDIO_HASH, "xxh128:" + "06" * 16, AUDIO_HASH, None, AUDIO_HASH]
+    before = [event["previous"]["audio_hash"] for event in events(ledger)[1:]]
+    assert before == hashes[:-1]
+
+
+def test_other_audio_with_tags_that_cannot_be_read_is_not_guessed_about(ledger: Ledger) -> None:
+    """Neither when they could not be read before; with the same audio there is no need to know them."""
+    broken = replace(observation(b"two", metadata=None), metadata_error="cut off", audio_xxh128=b"\x06" * 16)
+    ledger.record(present(b"a.mp3"))
+    ledger.record(Present(at(b"a.mp3"), broken))
+    ledger.record(present(b"a.mp3", b"three"))
+    ledger.record(Present(at(b"a.mp3"), replace(broken, sha256=bytes(32), audio_xxh128=AUDIO)))
+    assert [event.get("changed") for event in events(ledger)] == [None, None, None, ["tags"]]
+
+
+def test_the_hash_of_the_audio_goes_where_the_file_goes(ledger: Ledger) -> None:
+    """Moves, links and exchanges tell it, and what was there when something takes a place or goes."""
+    other = Present(at(b"b.mp3"), replace(observation(b"two", 2), audio_xxh128=b"\x06" * 16))
+    ledger.record(present(b"a.mp3"))
+    ledger.record(other)
+    one, two = signature(1, size_bytes=3), signature(2, size_bytes=3)
+    ledger.record(Moved(at(b"a.mp3"), at(b"d/a.mp3"), one))
+    ledger.record(Linked(at(b"d/a.mp3"), at(b"link.mp3"), one))
+    circle = (Moved(at(b"d/a.mp3"), at(b"b.mp3"), one), Moved(at(b"b.mp3"), at(b"d/a.mp3"), two))
+    ledger.record(Exchanged(circle))
+    ledger.record(Absent(at(b"b.mp3")))
+    moved, linked, *exchanged, gone = events(ledger)[2:]
+    assert moved["audio_hash"] == linked["audio_hash"] == AUDIO_HASH
+    assert [event["audio_hash"] for event in exchanged] == [AUDIO_HASH, "xxh128:" + "06" * 16]
+    assert [event["changed"] for event in exchanged] == [["audio"], ["audio"]]
+    assert gone["audio_hash"] is None
+    assert gone["previous"]["audio_hash"] == AUDIO_HASH
+
+
+def test_what_has_changed_is_told_in_the_flat_form_too(ledger: Ledger) -> None:
+    """Tags are compared as they are, not as they are written."""
+    ledger.form = MetadataForm.FLAT
+    ledger.record(present(b"a.mp3"))
+    ledger.record(Present(at(b"a.mp3"), replace(observation(b"two"), audio_xxh128=b"\x06" * 16)))
+    assert events(ledger)[1]["changed"] == ["audio"]
+
+
+def test_an_audio_hash_that_a_silent_refresh_finds_is_remembered(ledger: Ledger) -> None:
+    """A file that was described while it grew has none at first."""
+    ledger.record(Present(at(b"a.mp3"), replace(observation(), audio_xxh128=None)))
+    ledger.record(present(b"a.mp3"))
+    assert catalogue.describe(ledger.conn, known(ledger, b"a.mp3").id).audio_xxh128 == AUDIO
+    ledger.record(present(b"a.mp3", b"two"))
+    assert [event.get("changed") for event in events(ledger)] == [None, ["tags"]]
+
+
+def test_an_audio_hash_is_not_forgotten_while_the_content_is_the_same(ledger: Ledger) -> None:
+    """A look beside its writer cannot tell it, and the bytes are those that it was told of."""
+    ledger.record(present(b"a.mp3"))
+    ledger.record(Present(at(b"a.mp3"), replace(observation(inode=2), audio_xxh128=None)))
+    ledger.record(present(b"a.mp3", b"two"))
+    assert [event.get("changed") for event in events(ledger)] == [None, ["tags"]]
+
+
 # ---- problems
+
+
+def test_a_problem_of_an_earlier_run_ends_as_well(ledger: Ledger) -> None:
+    """Whoever opens the state looks whether there are any."""
+    catalogue.set_problem(ledger.conn, at(b"a.mp3"), "denied", NOW_US)
+    ledger.record(present(b"a.mp3"))
+    assert problems(ledger) == []
 
 
 def test_a_file_that_cannot_be_described_is_a_problem_and_no_event(ledger: Ledger) -> None:

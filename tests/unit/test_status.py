@@ -20,9 +20,7 @@ from trackwatch.publisher import BrokerWord
 from trackwatch.record import Absent, Ledger, Present, Unreadable
 from trackwatch.root import RootWord
 from trackwatch.status import (
-    PACE_S,
     SILENT_S,
-    Pace,
     broker_word,
     collect,
     duration,
@@ -39,6 +37,14 @@ from trackwatch.track import Location, Observation, Signature
 SCHEMA = json.loads((Path(__file__).parents[2] / "ops" / "contract" / "status.schema.json").read_text("utf-8"))
 SECOND_US = 1_000_000
 NOW_US = 1_795_000_000_000_000
+FAR = {
+    "files": 8911,
+    "files_total": 12408,
+    "size_bytes": 61 * 10**9,
+    "total_bytes": 85 * 10**9,
+    "bytes_per_s": 1.31e9,
+    "left_s": 18.2,
+}
 
 
 @pytest.fixture
@@ -203,7 +209,7 @@ def test_a_report_is_as_its_schema_says(held: Path) -> None:
     cases: list[dict[str, Any]] = [
         {},
         {"seen_at": rfc3339(0)},
-        {"state": "importing", "intake": {"import": {"files": 3, "files_total": 9, "left_s": None}, "new": 1}},
+        {"state": "importing", "intake": {"import": FAR, "new": 1}},
         {"roots": [], "broker": None, "store": 7, "retention_days": None},
     ]
     for changed in cases:
@@ -231,16 +237,6 @@ def test_how_many_problems_are_listed_is_for_the_caller(held: Path) -> None:
     assert collect(held, problems_max=0)["problems"] == {"count": 1, "recent": []}
     *_, more = lines(collect(held, problems_max=0), NOW_US)
     assert more.facts == ("and 1 more (--problems 1 shows all)",)
-
-
-def test_a_pace_is_that_of_the_last_seconds() -> None:
-    """It begins at nothing, follows, and comes back to nothing."""
-    pace = Pace()
-    assert pace.note(0, 100) == 0
-    assert pace.note(1, 200) == 100
-    assert [pace.note(second, 200 + 50 * second) for second in range(2, 30)][-1] == 50
-    assert pace.note(30 + 2 * PACE_S, 1650) < 50
-    assert pace.note(30 + 4 * PACE_S, 1650) == 0
 
 
 def test_without_a_state_there_is_nothing_to_say(tmp_path: Path) -> None:
@@ -351,12 +347,11 @@ def test_an_idle_intake_is_called_idle(held: Path) -> None:
 
 def test_an_import_says_how_far_it_is_and_how_long_it_will_take(held: Path) -> None:
     """At its present pace."""
-    far = {"files": 8911, "files_total": 12408, "left_s": 18.2}
-    intake = {"dirty": 900, "in_hand": 8, "files_per_s": 192.0, "bytes_per_s": 1.31e9, "import": far}
+    intake = {"dirty": 900, "in_hand": 8, "files_per_s": 192.0, "bytes_per_s": 1.31e9, "import": FAR}
     write_snapshot(held, snapshot(state="importing", intake=intake))
     report = collect(held)
     report["outbox"]["last_event_at"] = None
-    rest = "900 dirty · 8 in hand · 192 files/s · 1.3 GB/s · 8,911/12,408 files · 18 s left"
+    rest = "900 dirty · 8 in hand · 192 files/s · 1.3 GB/s · 8,911/12,408 files · 61.0 GB/85.0 GB · 18 s left"
     assert ("intake", "busy", rest) in shown(report)
 
 
