@@ -22,7 +22,7 @@ OWN_UV := $(filter .cache/%,$(UV))
 # The tests' environment can do all that the smaller one can: once it is there, `make run` uses it as well.
 RUN_ENV := $(if $(wildcard .venv/.for-tests),.venv/.for-tests,.venv/.for-run)
 
-.PHONY: help run test check lint format soak chaos lock rabbitmq clean
+.PHONY: help run test check lint format soak chaos fuzz lock rabbitmq clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r target meaning; do \
@@ -63,6 +63,9 @@ soak: .venv/.for-tests ## storms, kills, overflows, and an equal fold after each
 
 chaos: .venv/.for-tests rabbitmq ## every fault of broker, line, disk and daemon, and nothing lost: make chaos SECONDS=900 SEED=1
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(CHAOS_ARGS)
+
+fuzz: .venv/.for-tests ## damaged and crafted files, all told and nobody hurt: make fuzz SECONDS=600 SEED=1
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 format: .venv/.for-tests ## put the code into shape
 	@$(BIN)/ruff check --fix-only .

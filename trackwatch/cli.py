@@ -1,31 +1,31 @@
-"""The command line: run, status, replay, version. Exit codes are in `errors.ExitCode`; errors are one line each."""
+"""The command line: run, status, replay, version. Exit codes are in `errors.ExitCode`; errors are one line each.
+
+`status` is a health check, which runs each half minute for as long as the daemon does, and beside an import that needs
+every core. So what takes long to import, and `status` can do without, is imported where it is used.
+"""
 
 import io
 import json
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import structlog
-import trio
-from rich.console import Console
-from rich.text import Text
 
 from trackwatch import __version__, catalogue
+from trackwatch.clock import wall_clock_us
 from trackwatch.database import open_beside, running_pid
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
 from trackwatch.event import EventType, displayed
+from trackwatch.folder import state_dir
 from trackwatch.outbox import Chosen, Selection
-from trackwatch.progress import Progress
 from trackwatch.replay import (
     choose,
     count_waiting,
@@ -38,16 +38,16 @@ from trackwatch.replay import (
     queue,
     shown_time,
 )
-from trackwatch.settings import load, state_dir
-from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, duration, lines, size
-from trackwatch.store import wall_clock_us
-from trackwatch.words import lay_out, line, open_console, open_screen, progress_bar, replay_bar, set_up_log, stacked
+from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, lines
+from trackwatch.words import Line, lay_out, line
 
-PROGRESS_LINE_S, PROGRESS_LINE_MAX_S = 10.0, 60.0
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# How often it is told how far a replay is queued, where there is no bar.
+QUEUED_LINE_S = 10.0
 # How often a replay's bar moves.
 REPLAY_LOOK_S = 0.25
-
-log = structlog.get_logger()
 
 
 def main() -> None:
@@ -116,74 +116,21 @@ def run(roots: tuple[str, ...], to: str | None, once: bool) -> None:
       trackwatch run /data/music /data/incoming --to amqps://user:secret@rabbit/music
       trackwatch run ~/Music --once --to library.jsonl
     """
-    # Half a second of imports (AMQP, tags, the watcher) that `status`, called as a health check, need not pay.
+    import trio
+
     from trackwatch import daemon
+    from trackwatch.bars import import_progress
+    from trackwatch.log import set_up_log
+    from trackwatch.screen import open_console
+    from trackwatch.settings import load
 
     settings = load(roots=roots, to=to)
     console = open_console()
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not console.is_terminal)
     set_up_log(settings.log_level, as_json=as_json, console=console)
-    with _show_progress(console) as show:
+    with import_progress(console) as show:
         code = trio.run(partial(daemon.run, settings, once=once, show=show))
     sys.exit(int(code))
-
-
-@contextmanager
-def _show_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Give what shows the import's progress: a bar on a terminal, a line of the log now and then elsewhere."""
-    if not console.is_terminal:
-        yield _ProgressLines().show
-        return
-    bar = progress_bar(console)
-    task = bar.add_task("import", total=None, read="", rate="", left="", visible=False)
-
-    def show(progress: Progress) -> None:
-        if progress.done:
-            bar.stop()
-        elif progress.files < progress.files_total:
-            bar.start()
-            bar.update(
-                task,
-                completed=progress.files,
-                total=progress.files_total,
-                read=f"{size(progress.size_bytes)}/{size(progress.total_bytes)}",
-                rate=f"{size(progress.bytes_per_s)}/s",
-                left="" if progress.left_s is None else f"{duration(progress.left_s)} left",
-                visible=True,
-            )
-
-    try:
-        yield show
-    finally:
-        bar.stop()
-
-
-class _ProgressLines:
-    """Progress for a log: a line for each ten per cent or each minute, but ten seconds apart."""
-
-    def __init__(self) -> None:
-        self._told_at = time.monotonic()
-        self._told_files = -math.inf
-
-    def show(self, progress: Progress) -> None:
-        """Log it if it is time."""
-        since_s = time.monotonic() - self._told_at
-        is_further = progress.files - self._told_files >= progress.files_total / 10
-        if progress.done or since_s < PROGRESS_LINE_S or not (is_further or since_s >= PROGRESS_LINE_MAX_S):
-            return
-        self._told_at, self._told_files = time.monotonic(), progress.files
-        left = "" if progress.left_s is None else f" · {duration(progress.left_s)} left"
-        log.info(
-            "importing",
-            files=progress.files,
-            files_total=progress.files_total,
-            size_bytes=progress.size_bytes,
-            total_bytes=progress.total_bytes,
-            bytes_per_s=round(progress.bytes_per_s),
-            left_s=None if progress.left_s is None else round(progress.left_s),
-            words=f"{progress.files:,}/{progress.files_total:,} files · {size(progress.size_bytes)}"
-            f"/{size(progress.total_bytes)} · {size(progress.bytes_per_s)}/s{left}",
-        )
 
 
 @cli.command()
@@ -227,39 +174,58 @@ def status(as_json: bool, every_s: float | None, problems_max: int) -> None:
     folder = state_dir()
     look = partial(collect, folder, problems_max=problems_max)
     report = look()
-    console = open_console(sys.stdout)
     if every_s is not None:
-        sys.exit(_watch(look, report, every_s, as_json=as_json, console=console))
+        sys.exit(_watch(look, report, every_s, as_json=as_json))
     if as_json:
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))
     else:
-        for row in _status_lines(report, console):
-            console.print(row)
+        _print_lines(lines(report, wall_clock_us()))
     sys.exit(report["exit_code"])
 
 
-def _status_lines(report: Mapping[str, Any], console: Console) -> list[Text]:
-    return list(lay_out(lines(report, wall_clock_us()), console.width if console.is_terminal else None))
+def _terminal() -> "Console | None":
+    """Return the terminal that standard output is, or None."""
+    # Besides these rich asks nothing that could make a terminal of it; a fifth of the health check would be its import.
+    if not (sys.stdout.isatty() or {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys()):
+        return None
+    from trackwatch.screen import open_console
+
+    console = open_console(sys.stdout)
+    return console if console.is_terminal else None
 
 
-def _watch(
-    look: Callable[[], dict[str, Any]], report: dict[str, Any], every_s: float, *, as_json: bool, console: Console
-) -> int:
+def _print_lines(shown: Iterable[Line]) -> None:
+    if (terminal := _terminal()) is not None:
+        from trackwatch.screen import print_lines
+
+        print_lines(terminal, shown)
+        return
+    sys.stdout.write(_plain(shown))
+    sys.stdout.flush()
+
+
+def _plain(shown: Iterable[Line]) -> str:
+    return "".join(f"{row.text}\n" for row in lay_out(shown, None))
+
+
+def _watch(look: Callable[[], dict[str, Any]], report: dict[str, Any], every_s: float, *, as_json: bool) -> int:
     """Show one look after the other until interrupted; return the last one's exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the terminal would be left without its cursor
     with ExitStack() as stack:
         show: Callable[[dict[str, Any]], None]
         if as_json:
             show = _show_json
-        elif console.is_terminal:
-            screen = stack.enter_context(open_screen(console))
+        elif (terminal := _terminal()) is not None:
+            from trackwatch.screen import open_screen, stacked
+
+            console, screen = terminal, stack.enter_context(open_screen(terminal))
 
             def show(report: dict[str, Any]) -> None:
-                screen.update(stacked(_status_lines(report, console)), refresh=True)
+                screen.update(stacked(console, lines(report, wall_clock_us())), refresh=True)
         else:
 
             def show(report: dict[str, Any]) -> None:
-                click.echo("".join(f"{row.plain}\n" for row in _status_lines(report, console)))
+                click.echo(_plain(lines(report, wall_clock_us())))
 
         try:
             while True:
@@ -350,20 +316,21 @@ def replay(
 
 
 def _show_sample(sample: Sequence[Chosen], count: int, now: datetime) -> None:
-    console = open_console(sys.stdout)
+    shown = []
     for event in sample:
         path = f"{displayed(event.old_path)} → " if event.old_path is not None else ""
-        row = line(
-            "↳", "", f"{event.sequence} {shown_time(event.at_us, now)} {event.event_type} {path}{displayed(event.path)}"
-        )
-        for text in lay_out([row], console.width if console.is_terminal else None):
-            console.print(text)
+        told = f"{event.sequence} {shown_time(event.at_us, now)} {event.event_type} {path}{displayed(event.path)}"
+        shown.append(line("↳", "", told))
     if sample and count > len(sample):
-        console.print(*lay_out([line("↳", "", f"and {count - len(sample):,} more")], None))
+        shown.append(line("↳", "", f"and {count - len(sample):,} more"))
+    _print_lines(shown)
 
 
 def _queue(folder: Path, sequences: Sequence[int]) -> None:
     """Queue events; at a terminal, stay until the running daemon has sent them."""
+    from trackwatch.bars import replay_bar
+    from trackwatch.screen import open_console
+
     queued, total = 0, len(sequences)
     console = open_console()
     told_at_s = time.monotonic()
@@ -372,7 +339,7 @@ def _queue(folder: Path, sequences: Sequence[int]) -> None:
         nonlocal queued, told_at_s
         queued = count
         bar.update(task, completed=count)
-        if not console.is_terminal and count < total and time.monotonic() > told_at_s + PROGRESS_LINE_S:
+        if not console.is_terminal and count < total and time.monotonic() > told_at_s + QUEUED_LINE_S:
             told_at_s = time.monotonic()
             click.echo(f"queued {count:,} of {total:,}", err=True)
 
@@ -392,8 +359,10 @@ def _queue(folder: Path, sequences: Sequence[int]) -> None:
         _follow(folder, sequences, console)
 
 
-def _follow(folder: Path, sequences: Sequence[int], console: Console) -> None:
+def _follow(folder: Path, sequences: Sequence[int], console: "Console") -> None:
     """Show how far the running daemon is with sending events again, until it has sent them."""
+    from trackwatch.bars import replay_bar
+
     waiting = total = len(sequences)
     try:
         with replay_bar(console, transient=False) as bar:

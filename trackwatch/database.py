@@ -4,22 +4,17 @@ One process may write: it holds a lock on the folder. Others may look (`status`)
 (`replay`), beside it, or where nobody can write at all. Every error of SQLite's is put into words here.
 """
 
+import ast
 import errno
 import fcntl
-import importlib.util
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TypeVar
-
-import structlog
-from sqlite_utils import Database, Migrations
 
 from trackwatch.errors import StoreBusy, StoreError
 from trackwatch.mounts import mount_of, read_mounts
@@ -38,8 +33,6 @@ RETRYABLE = PASSING | {"SQLITE_FULL", "SQLITE_READONLY"}
 DAMAGED = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 # `status` takes the lock for an instant to see whether somebody holds it; a start at that very moment tries again.
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.02
-
-log = structlog.get_logger()
 
 
 def is_one_of(error: sqlite3.Error, codes: Iterable[str]) -> bool:
@@ -231,12 +224,16 @@ def _check_ours(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(conn: sqlite3.Connection, path: Path) -> None:
+    # Who only looks at the state needs none of it, and it takes half as long again as everything else `status` does.
+    from sqlite_utils import Database
+
     steps = load_migrations().migrations
-    db = Database(conn, execute_plugins=False)
+    with closing(Database(memory=True)) as empty:
+        ours = {step.name for step in steps.pending(empty)}
     conn.execute("BEGIN IMMEDIATE")
     try:
-        _refuse_newer(steps, db, path)
-        steps.apply(db)
+        _refuse_newer(ours, conn, path)
+        steps.apply(Database(conn, execute_plugins=False))
         _forget_statistics(conn)
         conn.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         conn.execute("COMMIT")
@@ -257,31 +254,46 @@ def _forget_statistics(conn: sqlite3.Connection) -> None:
         conn.execute(f"DROP TABLE {name}")
 
 
-def _refuse_newer(steps: Migrations, db: Database, path: Path) -> None:
-    empty = Database(memory=True)
-    try:
-        ours = {step.name for step in steps.pending(empty)}
-    finally:
-        empty.close()
-    if newer := sorted({step.name for step in steps.applied(db)} - ours):
+def _refuse_newer(ours: set[str], conn: sqlite3.Connection, path: Path) -> None:
+    if newer := sorted(_applied(conn) - ours):
         raise StoreError(
             f"the state {str(path)!r} was written by a newer trackwatch (migration {newer[-1]}): upgrade, or restore a"
             " backup"
         )
 
 
+def _applied(conn: sqlite3.Connection) -> set[str]:
+    if not conn.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone():
+        return set()
+    found = conn.execute("SELECT name FROM _sqlite_migrations WHERE migration_set = 'trackwatch'")
+    return {name for (name,) in found}
+
+
 def load_migrations() -> ModuleType:
-    """Load the schema's steps: shipped inside the package, or beside it in a checkout."""
+    """Load the schema's steps."""
+    import importlib.util  # only to migrate, as sqlite_utils
+
+    spec = importlib.util.spec_from_file_location("trackwatch_migrations", _migrations_file())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def step_names() -> set[str]:
+    """Return the names of the schema's steps: the decorated functions of their file, which is not run for that."""
+    tree = ast.parse(_migrations_file().read_bytes())
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list}
+
+
+def _migrations_file() -> Path:
+    """Return the file of the schema's steps: shipped inside the package, or beside it in a checkout."""
     here = Path(__file__).parent
     for folder in (here, here.parent):
         path = folder / "migrations" / "migrations.py"
         if path.exists():
-            spec = importlib.util.spec_from_file_location("trackwatch_migrations", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module
+            return path
     raise StoreError("this installation lacks its migrations; install trackwatch again")
 
 
@@ -348,6 +360,9 @@ def _open_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     log_file = Path(f"{path}-wal")
     if log_file.exists() and log_file.stat().st_size:
         # What was committed last is there alone, and it can only be read by writing beside it.
+        import shutil
+        from tempfile import TemporaryDirectory  # some milliseconds, and hardly ever needed
+
         copy = Path(stack.enter_context(TemporaryDirectory(prefix="trackwatch-"))) / path.name
         for source, target in ((path, copy), (log_file, Path(f"{copy}-wal"))):
             shutil.copyfile(source, target)
@@ -356,9 +371,9 @@ def _open_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
 
 
 def _check_current(conn: sqlite3.Connection, path: Path) -> None:
-    steps, db = load_migrations().migrations, Database(conn, execute_plugins=False)
-    _refuse_newer(steps, db, path)
-    if steps.pending(db):
+    ours = step_names()
+    _refuse_newer(ours, conn, path)
+    if ours - _applied(conn):
         raise StoreError(
             f"the state {str(path)!r} was written by an older trackwatch: start this one's daemon once, which brings it"
             " up to date, or use that one's commands"

@@ -6,7 +6,6 @@ The contract with consumers lives here. Knows nothing of files, SQL or AMQP.
 import base64
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,7 +47,8 @@ def new_event_id(now_us: int) -> UUID:
     """
     millis, micros = divmod(now_us, 1000)
     value = (millis & (1 << 48) - 1) << 80 | 0x7 << 76 | (micros * 4096 // 1000) << 64
-    return UUID(int=value | 0b10 << 62 | secrets.randbits(62))
+    # `secrets` is made of this, and would load OpenSSL, into each `status` as well.
+    return UUID(int=value | 0b10 << 62 | int.from_bytes(os.urandom(8)) & (1 << 62) - 1)
 
 
 def first_event_id(at_us: int) -> bytes:

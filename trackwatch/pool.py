@@ -18,12 +18,21 @@ import trio_parallel
 
 from trackwatch.backoff import Backoff
 from trackwatch.errors import FileProblem
-from trackwatch.probe import PARSE_KILL_CPU_S, Answer, Request, describe_all, is_worn_out, prepare_process
+from trackwatch.probe import (
+    ADDRESS_SPACE_BYTES,
+    NO_MEMORY,
+    PARSE_KILL_CPU_S,
+    Answer,
+    Request,
+    describe_all,
+    is_worn_out,
+    prepare_process,
+)
 from trackwatch.settle import Rest
 from trackwatch.track import Observation
 
 # One call: at most so many files, of together so many bytes.
-CALL_FILES, CALL_BYTES = 32, 4 * 1024 * 1024
+CALL_FILES, CALL_BYTES = 32, 64 * 1024 * 1024
 # A process that an import needed is ended after so long without work. That of the live changes stays.
 IDLE_S = 30.0
 # Idle processes end as soon as they see that their pipe is closed; one that does not is killed.
@@ -85,7 +94,7 @@ class Pool:
         try:
             await asked.answered.wait()
         finally:
-            if asked in queue:  # cancelled before anybody began
+            if not asked.answered.is_set() and asked in queue:  # cancelled before anybody began
                 queue.remove(asked)
         answer = asked.answer
         assert answer is not None, "answered without an answer"
@@ -107,7 +116,10 @@ class Pool:
 
     def _take(self, only_live: bool) -> list[_Asked]:
         """Take what goes into one call; no more than a fair part, so that none holds what another could begin with."""
-        queue, sharing = (self._live, 1) if only_live or self._live else (self._bulk, self._processes)
+        if only_live or self._live:
+            queue, sharing = self._live, self._processes + 1
+        else:
+            queue, sharing = self._bulk, self._processes
         batch: list[_Asked] = []
         left_bytes = CALL_BYTES
         most = min(CALL_FILES, math.ceil(len(queue) / sharing))
@@ -178,6 +190,8 @@ def _cause(error: trio_parallel.BrokenWorkerError) -> str:
         return f"more than {PARSE_KILL_CPU_S:.0f} s of processor time"
     if code == -signal.SIGKILL:
         return "killed, perhaps for want of memory"
+    if code == NO_MEMORY:
+        return f"more than {ADDRESS_SPACE_BYTES >> 20} MB of memory"
     return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
 

@@ -35,8 +35,12 @@ BUFFER_BYTES = 512 * 1024
 
 # Of a worker process, code and libraries (some 60 MB) included. What needs more is no music: FACTS has 3 GB for a tag.
 ADDRESS_SPACE_BYTES = 512 * 1024 * 1024
+# Of that, reading tags may not have: where it has failed for want of memory, this is left to say so with.
+RESERVED_BYTES = 32 * 1024 * 1024
 # A worker process that has grown beyond this is replaced by a new one: the allocator seldom gives back what it had.
 WORN_OUT_BYTES = 96 * 1024 * 1024
+# The exit code of a process that could not go on.
+NO_MEMORY = 70
 # Reading tags is given up after so many seconds of processor time: of its own, so that a busy machine condemns no file.
 # Where the exception does not end it (a long call into C, a parser that catches everything), the kernel's kill does.
 PARSE_CPU_S, PARSE_KILL_CPU_S = 10.0, 15.0
@@ -132,6 +136,8 @@ def describe_all(requests: Sequence[Request]) -> list[Answer]:
             )
         except FileProblem as problem:
             answers.append(problem)
+        except MemoryError:
+            os._exit(NO_MEMORY)  # outside the tags: whatever has eaten it, a new process begins with none of it
         if time.monotonic() > ends_at:
             break
     return answers
@@ -147,6 +153,7 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _limited() -> Iterator[None]:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES - RESERVED_BYTES, ADDRESS_SPACE_BYTES))
     signal.setitimer(signal.ITIMER_PROF, PARSE_KILL_CPU_S)  # SIGPROF has its default action, which ends the process
     signal.setitimer(signal.ITIMER_VIRTUAL, PARSE_CPU_S)
     try:
@@ -154,6 +161,7 @@ def _limited() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
 
 
 # Anywhere
@@ -277,11 +285,13 @@ def _metadata(source: BinaryIO, path: bytes, size_bytes: int, is_limited: bool) 
         with _limited() if is_limited else nullcontext():
             return read_tags(source, suffix_of(path).decode("ascii", "replace"), size_bytes), None
     except TagsUnreadable as error:
-        if isinstance(error.__cause__, MemoryError):
-            return None, f"tags need more than {ADDRESS_SPACE_BYTES >> 20} MB to read"
-        return None, str(error)
+        if not isinstance(error.__cause__, MemoryError):
+            return None, str(error)
+    except MemoryError:
+        pass  # there was none left to say what was wrong
     except _GivenUp:
         return None, f"tags take more than {PARSE_CPU_S:.0f} s to read"
+    return None, f"tags need more than {ADDRESS_SPACE_BYTES >> 20} MB to read"
 
 
 def _writer(descriptor: int) -> _Writer:

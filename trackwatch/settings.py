@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from trackwatch import values
+from trackwatch import folder, values
 from trackwatch.errors import ConfigError
 from trackwatch.event import MetadataForm
 from trackwatch.patterns import AUDIO, DEFAULT_EXCLUDE, Patterns
@@ -153,8 +153,8 @@ class Settings(BaseSettings):
     rabbitmq_key_file: Annotated[str | None, BeforeValidator(values.readable)] = _setting(
         "RABBITMQ_KEY_FILE", None, "For `amqps://`: its key (PEM), unless the certificate's file holds it.", shown=""
     )
-    state_dir: Annotated[Path, PlainValidator(values.state_dir)] = _setting(
-        PREFIX + "STATE_DIR",
+    state_dir: Annotated[Path, PlainValidator(folder.parse)] = _setting(
+        folder.VARIABLE,
         "",
         "The folder for database and lock; not on a network file system.",
         shown="`/var/lib/trackwatch` in the image, else `$XDG_STATE_HOME/trackwatch` or `~/.local/state/trackwatch`",
@@ -350,18 +350,6 @@ def load(*, roots: Sequence[str] = (), to: str | None = None, **flags: Any) -> S
         problems += [warning for warning in _oddities(os.environ) if "did you mean" in warning]
     # Outside the handler: the original holds the values, secrets too, and must not travel along as context.
     raise ConfigError(*problems)
-
-
-def state_dir(flag: str | None = None) -> Path:
-    """Return the state folder alone, for commands that look at the state of a daemon and need no root.
-
-    Raises:
-        ConfigError: there is no home directory to keep it in.
-    """
-    try:
-        return values.state_dir(flag or os.environ.get(PREFIX + "STATE_DIR", ""))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def _worded(detail: Mapping[str, Any], given: Mapping[str, Any]) -> str:

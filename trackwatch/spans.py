@@ -10,8 +10,8 @@ them: or else the first edit of each file's tags would be told as a change of it
 """
 
 import struct
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 # Reads of the file at (position, count); fewer bytes come only from its end.
 ReadAt = Callable[[int, int], bytes]
@@ -39,11 +39,15 @@ _MPEG_KBPS = {
 }
 _MPEG_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
+_ATOM, _LONG_ATOM = struct.Struct(">I4s"), struct.Struct(">8xQ")
 MP4_LEVELS = 5  # moov, trak, mdia, minf, stbl
 _MP4_HOLDERS = frozenset((b"trak", b"edts", b"mdia", b"minf", b"stbl"))
 # How the bytes in mdat are cut and decoded, all but where they lie: those offsets move with the size of the tags.
 _MP4_PARAMETERS = frozenset((b"stsd", b"stts", b"ctts", b"stsc", b"stsz", b"stz2", b"elst"))
 
+_CHUNK, _DS64 = struct.Struct("<4sI"), struct.Struct("<8xQ")  # name and size; the size of `data` behind that of all
+
+_ASF_START, _ASF_OBJECT = struct.Struct("<16sQI2x"), struct.Struct("<16sQ")
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_STREAM = bytes.fromhex("9107dcb7b7a9cf118ee600c00c205365")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -77,7 +81,7 @@ def encoded_audio(head: bytes | memoryview, size_bytes: int, read_at: ReadAt) ->
             return _mp4(file)
         if start == _ASF_HEADER[:12]:
             return _asf(file)
-        return _stream(file)
+        return None if start[:4] == b"OggS" else _stream(file)
     except _Doubt:
         return None
 
@@ -121,9 +125,15 @@ class _File:
                 _doubt()
         return self._window[offset : offset + count]
 
-    def step(self) -> None:
-        """Count one more piece of the file that was stepped over."""
-        self._steps += 1
+    def unpack(self, form: struct.Struct, position: int) -> tuple[Any, ...]:
+        """Return what stands at a position, of the given form; what is not all in the file is doubtful."""
+        if position + form.size <= self._head_bytes:
+            return form.unpack_from(self._head, position)
+        return form.unpack(self.at(position, form.size))
+
+    def step(self, count: int = 1) -> None:
+        """Count some more pieces of the file that were stepped over."""
+        self._steps += count
         if self._steps > STEPS_MAX:
             _doubt()
 
@@ -296,10 +306,10 @@ def _wave(file: _File, *, is_64: bool) -> EncodedAudio:
     position, parameters, long_bytes = 12, b"", None
     while True:
         file.step()
-        name, count = struct.unpack("<4sI", file.at(position, 8))
+        name, count = file.unpack(_CHUNK, position)
         position += 8
         if name == b"ds64" and is_64:
-            (long_bytes,) = struct.unpack("<8xQ", file.at(position, 16))
+            (long_bytes,) = file.unpack(_DS64, position)
         elif name == b"fmt ":
             if parameters or not 14 <= count <= WINDOW_BYTES:
                 _doubt()
@@ -347,33 +357,35 @@ def _mp4_parameters(file: _File, start: int, end: int, found: list[bytes], level
             _doubt()
 
 
-def _atoms(file: _File, position: int, limit: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each atom of a range, and where its payload begins and ends."""
+def _atoms(file: _File, position: int, limit: int) -> list[tuple[bytes, int, int]]:
+    """Return the name of each atom of a range, and where its payload begins and ends."""
+    atoms: list[tuple[bytes, int, int]] = []
     while position < limit:
-        file.step()
-        count, name = struct.unpack(">I4s", file.at(position, 8))
+        count, name = file.unpack(_ATOM, position)
         header_bytes = 8
         if count == 1:
-            (count,) = struct.unpack(">Q", file.at(position + 8, 8))
+            (count,) = file.unpack(_LONG_ATOM, position)
             header_bytes = 16
         elif count == 0 and limit == file.size_bytes:
             count = limit - position
-        if count < header_bytes or count > limit - position:
+        if count < header_bytes or count > limit - position or len(atoms) == STEPS_MAX:
             _doubt()
-        yield name, position + header_bytes, position + count
+        atoms.append((name, position + header_bytes, position + count))
         position += count
+    file.step(len(atoms))
+    return atoms
 
 
 def _asf(file: _File) -> EncodedAudio:
     """The packets of the data object, and the properties of the streams."""
-    guid, header_bytes, count = struct.unpack("<16sQI2x", file.at(0, 30))
+    guid, header_bytes, count = file.unpack(_ASF_START, 0)
     if guid != _ASF_HEADER:
         _doubt()
     parameters: list[bytes] = []
     position = 30
     for _ in range(count):
         file.step()
-        guid, object_bytes = struct.unpack("<16sQ", file.at(position, 24))
+        guid, object_bytes = file.unpack(_ASF_OBJECT, position)
         if object_bytes < 24 or object_bytes > header_bytes - position:
             _doubt()
         if guid == _ASF_STREAM:
@@ -381,7 +393,7 @@ def _asf(file: _File) -> EncodedAudio:
                 _doubt()
             parameters.append(file.at(position + 24, object_bytes - 24))
         position += object_bytes
-    guid, object_bytes = struct.unpack("<16sQ", file.at(header_bytes, 24))
+    guid, object_bytes = file.unpack(_ASF_OBJECT, header_bytes)
     if guid != _ASF_DATA or not parameters:
         _doubt()
     if not _ASF_DATA_HEADER_BYTES < object_bytes <= file.size_bytes - header_bytes:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from trackwatch import catalogue, outbox
+from trackwatch.clock import wall_clock_us
 from trackwatch.database import open_beside, running_pid
 from trackwatch.errors import ExitCode
 from trackwatch.event import displayed, rfc3339
-from trackwatch.store import wall_clock_us
 from trackwatch.words import Line, line
 
 SCHEMA_VERSION = 1

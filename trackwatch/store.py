@@ -8,7 +8,6 @@ What the work says about tracks and events is none of this file's business.
 
 import os
 import sqlite3
-import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +21,7 @@ import trio
 
 from trackwatch import catalogue, database, outbox
 from trackwatch.backoff import Backoff
+from trackwatch.clock import wall_clock_us
 from trackwatch.database import (
     DAMAGED,
     PASSING,
@@ -48,11 +48,6 @@ FREE_KEPT_BYTES, FREED_AT_ONCE_BYTES = 32 * 1024 * 1024, 4 * 1024 * 1024
 TEND_S = 60.0
 
 log = structlog.get_logger()
-
-
-def wall_clock_us() -> int:
-    """Return the time in microseconds since 1970 UTC."""
-    return time.time_ns() // 1000
 
 
 @dataclass(slots=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv6Address
 from itertools import permutations
-from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, SecretStr
@@ -277,18 +276,6 @@ def below(path: bytes, root: bytes) -> bytes | None:
     """Return the path below a root, None for what lies elsewhere."""
     prefix = root.rstrip(b"/") + b"/"
     return path[len(prefix) :] if path.startswith(prefix) else None
-
-
-def state_dir(value: object) -> Path:
-    """Read the state folder; an empty value is the default one."""
-    text = os.path.expanduser(str(value))
-    if not text:
-        # The XDG specification: what is not absolute is to be ignored.
-        xdg = os.environ.get("XDG_STATE_HOME", "")
-        text = os.path.join(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.local/state"), "trackwatch")
-        if not os.path.isabs(text):
-            raise ValueError("there is no home directory for the state; set TRACKWATCH_STATE_DIR")
-    return Path(os.path.abspath(text))
 
 
 def pattern_list(value: object) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ AUDIO_SUFFIXES = (
     "flac", "wav", "wave", "mp3", "ogg", "oga", "aac", "opus", "m4a", "m4b", "m4p", "m4v", "m4r", "mp4", "wma",
 )  # fmt: skip
 SHA256 = re.compile(r"[0-9a-f]{64}")
+AUDIO_HASH = re.compile(r"xxh128:[0-9a-f]{32}")
 SHOWN = 5  # paths of each kind in an error
 
 AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -51,6 +52,7 @@ class Folded:
     doubles: int = 0
     events: int = 0
     last_sequence: int = 0
+    audio: dict[str, str] = field(default_factory=dict)  # SHA-256 to the hash of the audio in it
 
 
 def fold(messages: Messages, *, ordered: bool = True, first_sequence: int = 1) -> dict[bytes, str]:
@@ -81,6 +83,7 @@ def folded(messages: Messages, *, ordered: bool = True, first_sequence: int = 1)
             kind = "a gap or a wrong order" if sequence > expected else "a wrong order, or a number used twice"
             fail(body, f"expected sequence {expected}: {kind}")
         apply(body, result.files)
+        check_audio(body, result.audio)
         result.last_sequence = sequence
         result.by_type[body["event_type"]] += 1
     result.events = len(firsts)
@@ -168,6 +171,32 @@ def check_rest(body: Mapping[str, Any], *, previous: str | None, may_have_old_pa
     said_hash = said.get("sha256_hash") if isinstance(said, Mapping) else said
     if said_hash != previous:
         fail(body, f"previous hash {said_hash!r}, but it was {previous!r}")
+
+
+def check_audio(body: Mapping[str, Any], audio: dict[str, str]) -> None:
+    """Check that the same content always has the same audio, and that what is said to have changed fits to that.
+
+    `audio` has what was told so far, and is added to. Whether the audio is known is left open.
+    """
+    previous = body.get("previous")
+    before: Mapping[str, Any] = previous if isinstance(previous, Mapping) else {}
+    for side in (before, body):
+        told, content = side.get("audio_hash"), str(side.get("sha256_hash"))
+        if told is None:
+            continue
+        if not isinstance(told, str) or not AUDIO_HASH.fullmatch(told):
+            fail(body, f"not a hash of audio: {told!r}")
+        if audio.setdefault(content, told) != told:
+            fail(body, f"audio hash {told!r}, but of the same content it was {audio[content]!r}")
+    changed, now, then = body.get("changed"), body.get("audio_hash"), before.get("audio_hash")
+    if body["event_type"] != "modified" or now is None or then is None:
+        if "changed" in body:
+            fail(body, f"changed: {changed!r}, but nobody can know")
+    elif now == then:
+        if changed != ["tags"]:
+            fail(body, f"changed: {changed!r}, but the audio is the same")
+    elif "changed" in body and changed not in (["audio"], ["audio", "tags"]):
+        fail(body, f"changed: {changed!r}, but the audio is another one")
 
 
 def hash_of(body: Mapping[str, Any]) -> str:

@@ -20,9 +20,10 @@ from tests.bed.daemon import Daemon
 from tests.bed.rabbit import RabbitNode
 from tests.bench.measure import Memory, Noise, Spread, a_daemon, arguments, bench, cpu_s, memory, report
 from tests.bench.outbox import event
+from trackwatch.clock import wall_clock_us
 from trackwatch.database import open_beside
 from trackwatch.event import first_event_id
-from trackwatch.store import open_store, wall_clock_us
+from trackwatch.store import open_store
 
 MEMORY_GOAL_BYTES, RATE_GOAL = 150_000_000, 0.9
 TENTHS = 10

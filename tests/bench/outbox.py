@@ -27,9 +27,10 @@ import trio
 
 from tests.bench.measure import Noise, Spread, arguments, bench, report
 from trackwatch import outbox
+from trackwatch.clock import wall_clock_us
 from trackwatch.event import Content, Event, EventType, MetadataForm, metadata_text, new_event_id
 from trackwatch.record import Ledger, Present
-from trackwatch.store import open_store, wall_clock_us
+from trackwatch.store import open_store
 from trackwatch.track import Location, Metadata, Observation, Signature
 
 Put = Callable[[bytes], object]

@@ -326,6 +326,12 @@ def _crafted() -> Iterator[Crafted]:
     yield mp3("ID3 with 200,000 frames", lambda: _frame(b"TXXX", b"\0\0\0") * 200_000)
     yield mp3("ID3 with 200,000 texts", lambda: _frame(b"TPE1", b"\0a\0b") * 200_000, version=4)
     yield mp3("ID3 with 200,000 separators", lambda: _frame(b"TPE1", b"\3" + b"\0" * 200_000))
+    # An unsynchronised frame is rare enough that nobody has a short way for it.
+    yield mp3("ID3 with 200,000 rare frames", lambda: _frame(b"TXXX", b"\0\0\0", flags=b"\0\2") * 200_000, version=4)
+    yield mp3("ID3 with 200,000 rare texts", lambda: _frame(b"TPE1", b"\0a", flags=b"\0\2") * 200_000, version=4)
+    yield mp3("ID3 with a rare genre 300,000 times", lambda: _frame(b"TCON", b"\0" + b"(1)" * 300_000, flags=b"\0\x20"))
+    yield mp3("ID3v2.2 with 300,000 frames", lambda: b"TXX\0\0\3\0\0\0" * 300_000, version=2)
+    yield mp3("ID3v2.2 with 300,000 texts", lambda: b"TP1\0\0\2\0a" * 300_000, version=2)
     yield mp3("ID3 with a picture of 30 MB", lambda: _frame(b"APIC", PICTURE + bytes(30_000_000)))
     yield mp3("ID3 with a size of 256 MB", bytes, claimed=(1 << 28) - 1)
     yield mp3("ID3 frame with a size of 2 GB", lambda: _frame(b"TIT2", b"\0x", claimed=1 << 31))

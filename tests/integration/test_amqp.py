@@ -1,5 +1,6 @@
 """The AMQP sink against a real broker: properties, refusals, losses, alarms. The common contract is in test_sinks."""
 
+import itertools
 import socket
 import ssl
 import subprocess
@@ -71,7 +72,10 @@ def bind(channel: Any, queue: str = "all", arguments: dict[str, object] | None =
 
 def drain(channel: Any) -> list[bytes]:
     """Take all that is in the queue; what was confirmed before is."""
-    return list(iter(lambda: channel.basic_get("all", auto_ack=True)[2], None))
+    left = channel.queue_declare("all", passive=True).method.message_count
+    taken = [body for _, _, body in itertools.islice(channel.consume("all", auto_ack=True), left)] if left else []
+    channel.cancel()
+    return taken
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -63,6 +63,11 @@ def music(tmp_path: Path) -> Path:
     return folder
 
 
+def heed_interrupts() -> None:
+    """Undo what shells do to what they start in the background, the tests perhaps."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def complaint(done: subprocess.CompletedProcess[str], code: int) -> str:
     """Check the exit code, and that one line says why; return it."""
     assert done.returncode == code, done.stderr
@@ -307,6 +312,7 @@ def test_watching_at_a_terminal_redraws_in_place(
         dimensions=(40, columns),
         encoding="utf-8",
         timeout=TIMEOUT_S,
+        preexec_fn=heed_interrupts,
     )
     for _ in range(3):
         terminal.expect("not running")

@@ -18,6 +18,7 @@ from tests.bed.fold import assert_equal_fold
 from tests.bed.rabbit import RabbitNode
 from tests.bed.recorder import Recorder
 from tests.data.expected import AUDIO
+from tests.integration.test_cli import heed_interrupts
 
 COUNT = 1500  # three chunks
 
@@ -134,7 +135,7 @@ def test_an_interrupted_replay_says_how_far_it_came(imported: tuple[Daemon, Reco
         env=running.environ(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_interrupts,
     )
     running.wait_until(lambda: has_open_for_writing(process.pid, running.state_dir / "trackwatch.db"), 60, "a try")
     process.send_signal(signal.SIGINT)
@@ -192,6 +193,7 @@ def test_at_a_terminal_a_replay_is_followed_until_it_is_sent(
             dimensions=(24, 100),
             encoding="utf-8",
             timeout=60,
+            preexec_fn=heed_interrupts,
         )
 
     looking = follow()

@@ -286,3 +286,72 @@ def test_a_broken_stream_is_refused_even_if_it_comes_to_the_disk(tmp_path: Path)
     path = on_disk(tmp_path, "1.mp3", "one")
     with pytest.raises(FoldError, match="a gap"):
         assert_equal_fold([event(2, "created", path, "one")], tmp_path)
+
+
+# ---- the audio
+
+ONE, TWO = "xxh128:" + "01" * 16, "xxh128:" + "02" * 16
+
+
+def edited(now: str | None, then: str | None, **fields: Any) -> list[Body]:
+    """Return a stream with a modification between two audio hashes."""
+    change = event(2, "modified", "/music/1.mp3", "one!", was="one", audio_hash=now, **fields)
+    change["previous"]["audio_hash"] = then
+    return [event(1, "created", "/music/1.mp3", "one", audio_hash=then), change]
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "changed"),
+    [
+        (ONE, ONE, ["tags"]),
+        (ONE, TWO, ["audio"]),
+        (ONE, TWO, ["audio", "tags"]),
+        (ONE, TWO, None),
+        (ONE, None, None),
+        (None, ONE, None),
+    ],
+)
+def test_what_has_changed_may_be_said_where_it_is_known(
+    now: str | None, then: str | None, changed: list[str] | None
+) -> None:
+    fold(edited(now, then, **({} if changed is None else {"changed": changed})))
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "changed"),
+    [
+        (ONE, ONE, ["audio"]),
+        (ONE, ONE, ["tags", "audio"]),
+        (ONE, ONE, []),
+        (ONE, TWO, ["tags"]),
+        (ONE, TWO, ["tags", "audio"]),
+        (ONE, TWO, "audio"),
+        (ONE, None, ["audio"]),
+        (None, ONE, ["tags"]),
+    ],
+)
+def test_a_wrong_word_on_what_has_changed_is_found(now: str | None, then: str | None, changed: object) -> None:
+    with pytest.raises(FoldError, match="changed"):
+        fold(edited(now, then, changed=changed))
+
+
+def test_the_same_audio_must_be_said_to_be_so() -> None:
+    with pytest.raises(FoldError, match="the audio is the same"):
+        fold(edited(ONE, ONE))
+
+
+def test_only_a_modification_says_what_has_changed() -> None:
+    with pytest.raises(FoldError, match="nobody can know"):
+        fold([event(1, "created", "/music/1.mp3", "one", audio_hash=ONE, changed=["tags"])])
+
+
+def test_the_same_content_has_the_same_audio() -> None:
+    for other in (TWO, "01" * 16, 1):
+        with pytest.raises(FoldError, match="audio"):
+            fold([event(1, "created", "/music/1.mp3", "one", audio_hash=ONE),
+                  event(2, "created", "/music/2.mp3", "one", audio_hash=other)])  # fmt: skip
+    fold([event(1, "created", "/music/1.mp3", "one"), event(2, "created", "/music/2.mp3", "one", audio_hash=ONE)])
+    forgotten = edited(ONE, ONE, changed=["tags"])
+    forgotten[1]["previous"]["audio_hash"] = forgotten[1]["audio_hash"] = TWO
+    with pytest.raises(FoldError, match="of the same content it was"):
+        fold(forgotten)

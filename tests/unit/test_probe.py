@@ -426,3 +426,19 @@ def test_the_hash_of_the_audio_is_unknown_where_it_is_not_certain(folder: bytes,
     grown = described(path, at_ceiling=True, check_cancelled=Meddler(lambda: append(path)))
     assert grown.metadata is not None
     assert grown.audio_xxh128 is None
+
+
+def test_the_md5_that_a_flac_encoder_has_written_is_passed_on(folder: bytes) -> None:
+    """As it stands there; zero means that the encoder made none."""
+    with open(expected.path_of("flac"), "rb") as file:
+        content = bytearray(file.read())
+    written = slice(content.index(b"fLaC") + 26, content.index(b"fLaC") + 42)
+    for md5, told in (
+        (content[written], content[written].hex()),
+        (bytes(16), None),
+        (b"\0" * 15 + b"\1", "0" * 31 + "1"),
+    ):
+        content[written] = md5
+        metadata = described(write(os.path.join(folder, b"x.flac"), bytes(content))).metadata
+        assert metadata is not None
+        assert metadata.audio_md5 == told

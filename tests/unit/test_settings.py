@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trackwatch import settings
+from trackwatch import folder
 from trackwatch.errors import ConfigError, ExitCode
 from trackwatch.event import MetadataForm
 from trackwatch.settings import Settings, explain, load
@@ -175,14 +175,14 @@ def test_an_empty_argument_is_not_the_current_directory() -> None:
 
 def test_the_state_folder_follows_the_xdg_rules(environment: Environment, tmp_path: Path) -> None:
     """A flag, a variable, XDG_STATE_HOME if it is absolute, the home."""
-    assert settings.state_dir() == tmp_path / "home/.local/state/trackwatch"
+    assert folder.state_dir() == tmp_path / "home/.local/state/trackwatch"
     environment(XDG_STATE_HOME="relative")
-    assert settings.state_dir() == tmp_path / "home/.local/state/trackwatch"
+    assert folder.state_dir() == tmp_path / "home/.local/state/trackwatch"
     environment(XDG_STATE_HOME="/xdg")
-    assert settings.state_dir() == Path("/xdg/trackwatch") == load(roots=["/a"]).state_dir
+    assert folder.state_dir() == Path("/xdg/trackwatch") == load(roots=["/a"]).state_dir
     environment(TRACKWATCH_STATE_DIR="~/here")
-    assert settings.state_dir() == tmp_path / "home/here" == load(roots=["/a"]).state_dir
-    assert settings.state_dir("/there") == Path("/there") == load(roots=["/a"], state_dir="/there").state_dir
+    assert folder.state_dir() == tmp_path / "home/here" == load(roots=["/a"]).state_dir
+    assert folder.state_dir("/there") == Path("/there") == load(roots=["/a"], state_dir="/there").state_dir
 
 
 def test_a_user_without_a_home_must_name_a_state_folder(
@@ -194,7 +194,7 @@ def test_a_user_without_a_home_must_name_a_state_folder(
         "TRACKWATCH_STATE_DIR: there is no home directory for the state; set TRACKWATCH_STATE_DIR"
     ]
     with pytest.raises(ConfigError, match="set TRACKWATCH_STATE_DIR"):
-        settings.state_dir()
+        folder.state_dir()
 
 
 def test_a_state_that_would_be_watched_is_refused(environment: Environment) -> None:

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from trackwatch import catalogue, outbox
+from trackwatch.clock import wall_clock_us
 from trackwatch.database import open_for_writing
 from trackwatch.errors import ExitCode, StoreError
 from trackwatch.event import MetadataForm, rfc3339
@@ -31,7 +32,6 @@ from trackwatch.status import (
     size,
     write_snapshot,
 )
-from trackwatch.store import wall_clock_us
 from trackwatch.track import Location, Observation, Signature
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "ops" / "contract" / "status.schema.json").read_text("utf-8"))

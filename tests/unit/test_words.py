@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.cells import cell_len
 
-from trackwatch.words import Line, lay_out, line, open_console, style_of
+from trackwatch.screen import open_console, print_lines
+from trackwatch.words import Line, lay_out, line, style_of
 
 LINES = [
     line("●", "watching", "up 3 d 4 h", "pid 4121", "instance 7f3a"),
@@ -20,7 +21,7 @@ LINES = [
 
 def texts(lines: list[Line], width: int | None) -> list[str]:
     """Return the laid out lines as plain text."""
-    return [text.plain for text in lay_out(lines, width)]
+    return [row.text for row in lay_out(lines, width)]
 
 
 def test_words_and_facts_stand_in_columns() -> None:
@@ -80,7 +81,5 @@ def test_what_is_no_terminal_gets_no_escape_codes(monkeypatch: pytest.MonkeyPatc
     """A pipe, a file."""
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     stream = io.StringIO()
-    console = open_console(stream)
-    for text in lay_out(LINES, None):
-        console.print(text)
+    print_lines(open_console(stream), LINES)
     assert stream.getvalue().splitlines() == texts(LINES, None)

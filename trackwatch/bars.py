@@ -1,0 +1,102 @@
+"""How far an import or a replay is: a bar at a terminal, lines of the log elsewhere."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from trackwatch.progress import Progress
+from trackwatch.status import duration, size
+
+PROGRESS_LINE_S, PROGRESS_LINE_MAX_S = 10.0, 60.0
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def import_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Give what shows the import's progress: a bar on a terminal, a line of the log now and then elsewhere."""
+    if not console.is_terminal:
+        yield _ProgressLines().show
+        return
+    bar = _import_bar(console)
+    task = bar.add_task("import", total=None, read="", rate="", left="", visible=False)
+
+    def show(progress: Progress) -> None:
+        if progress.done:
+            bar.stop()
+        elif progress.files < progress.files_total:
+            bar.start()
+            bar.update(
+                task,
+                completed=progress.files,
+                total=progress.files_total,
+                read=f"{size(progress.size_bytes)}/{size(progress.total_bytes)}",
+                rate=f"{size(progress.bytes_per_s)}/s",
+                left="" if progress.left_s is None else f"{duration(progress.left_s)} left",
+                visible=True,
+            )
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+class _ProgressLines:
+    """Progress for a log: a line for each ten per cent or each minute, but ten seconds apart."""
+
+    def __init__(self) -> None:
+        self._told_at = time.monotonic()
+        self._told_files = -math.inf
+
+    def show(self, progress: Progress) -> None:
+        """Log it if it is time."""
+        since_s = time.monotonic() - self._told_at
+        is_further = progress.files - self._told_files >= progress.files_total / 10
+        if progress.done or since_s < PROGRESS_LINE_S or not (is_further or since_s >= PROGRESS_LINE_MAX_S):
+            return
+        self._told_at, self._told_files = time.monotonic(), progress.files
+        left = "" if progress.left_s is None else f" · {duration(progress.left_s)} left"
+        log.info(
+            "importing",
+            files=progress.files,
+            files_total=progress.files_total,
+            size_bytes=progress.size_bytes,
+            total_bytes=progress.total_bytes,
+            bytes_per_s=round(progress.bytes_per_s),
+            left_s=None if progress.left_s is None else round(progress.left_s),
+            words=f"{progress.files:,}/{progress.files_total:,} files · {size(progress.size_bytes)}"
+            f"/{size(progress.total_bytes)} · {size(progress.bytes_per_s)}/s{left}",
+        )
+
+
+def _import_bar(console: Console) -> Bar:
+    return Bar(
+        TextColumn("importing"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("files · {task.fields[read]} · {task.fields[rate]} · {task.fields[left]}"),
+        console=console,
+        transient=True,
+        expand=True,
+    )
+
+
+def replay_bar(console: Console, *, transient: bool) -> Bar:
+    """Return a bar of a replay, which shows nothing where there is no terminal; `transient` goes when it is done."""
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),  # not to the last column: the `^C` of an interrupt would begin another line
+        MofNCompleteColumn(),
+        TextColumn("[yellow]{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=Console(file=console.file, highlight=False),
+        transient=transient,
+        disable=not console.is_terminal,
+    )
