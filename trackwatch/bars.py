@@ -25,7 +25,7 @@ def import_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
         yield _ProgressLines().show
         return
     bar = _import_bar(console)
-    task = bar.add_task("import", total=None, read="", rate="", left="", visible=False)
+    task = bar.add_task("import", total=None, facts="", visible=False)
 
     def show(progress: Progress) -> None:
         if progress.done:
@@ -36,9 +36,7 @@ def import_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
                 task,
                 completed=progress.files,
                 total=progress.files_total,
-                read=f"{size(progress.size_bytes)}/{size(progress.total_bytes)}",
-                rate=f"{size(progress.bytes_per_s)}/s",
-                left="" if progress.left_s is None else f"{duration(progress.left_s)} left",
+                facts=_facts(progress),
                 visible=True,
             )
 
@@ -62,7 +60,6 @@ class _ProgressLines:
         if progress.done or since_s < PROGRESS_LINE_S or not (is_further or since_s >= PROGRESS_LINE_MAX_S):
             return
         self._told_at, self._told_files = time.monotonic(), progress.files
-        left = "" if progress.left_s is None else f" · {duration(progress.left_s)} left"
         log.info(
             "importing",
             files=progress.files,
@@ -71,17 +68,23 @@ class _ProgressLines:
             total_bytes=progress.total_bytes,
             bytes_per_s=round(progress.bytes_per_s),
             left_s=None if progress.left_s is None else round(progress.left_s),
-            words=f"{progress.files:,}/{progress.files_total:,} files · {size(progress.size_bytes)}"
-            f"/{size(progress.total_bytes)} · {size(progress.bytes_per_s)}/s{left}",
+            words=_facts(progress),
         )
+
+
+def _facts(progress: Progress) -> str:
+    left = "" if progress.left_s is None else f" · {duration(progress.left_s)} left"
+    return (
+        f"{progress.files:,}/{progress.files_total:,} files · {size(progress.size_bytes)}/{size(progress.total_bytes)}"
+        f" · {size(progress.bytes_per_s)}/s{left}"
+    )
 
 
 def _import_bar(console: Console) -> Bar:
     return Bar(
         TextColumn("importing"),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("files · {task.fields[read]} · {task.fields[rate]} · {task.fields[left]}"),
+        TextColumn("{task.fields[facts]}"),
         console=console,
         transient=True,
         expand=True,

@@ -330,16 +330,17 @@ class _Face:
             await trio.sleep(PROGRESS_S)
 
     def _progress(self, *, done: bool = False) -> Progress:
-        roots, waiting = self._reconcile.roots, self._reconcile.statistics()
-        met = sum(state.files for state in roots)
-        files = max(0, met - waiting["dirty"] - waiting["in_hand"])
+        roots = self._reconcile.roots
+        met = sum(state.files for state in roots), sum(state.size_bytes for state in roots)
+        files, size_bytes = self._reconcile.done_of(*met)
         return self._import_pace.note(
             trio.current_time(),
             files=files,
             files_total=sum(state.files_listed for state in roots),
-            # What waits has been met as well, and is taken for average: at most a thousand files of a root.
-            size_bytes=sum(state.size_bytes for state in roots) * files // max(1, met),
+            size_bytes=size_bytes,
             total_bytes=sum(state.bytes_listed for state in roots),
+            read_files=self._described.files,
+            read_bytes=self._described.size_bytes,
             done=done,
         )
 

@@ -39,17 +39,29 @@ class Progress:
 
 
 class ImportPace:
-    """Makes each Progress out of bare counts, remembering how fast they have grown."""
+    """Makes each Progress out of bare counts, remembering how fast files were read.
+
+    What was described before the import was interrupted is met within moments, and says nothing about the rest.
+    """
 
     def __init__(self) -> None:
         self._bytes, self._work = Pace(), Pace()
 
     def note(
-        self, now_s: float, *, files: int, files_total: int, size_bytes: int, total_bytes: int, done: bool = False
+        self,
+        now_s: float,
+        *,
+        files: int,
+        files_total: int,
+        size_bytes: int,
+        total_bytes: int,
+        read_files: int,
+        read_bytes: int,
+        done: bool = False,
     ) -> Progress:
-        """Return how far an import is that has done so much by now."""
-        bytes_per_s = self._bytes.note(now_s, size_bytes)
-        work_per_s = self._work.note(now_s, size_bytes + files * FILE_COSTS_BYTES)
+        """Return how far an import is that has done so much by now, and has read so much of it by itself."""
+        bytes_per_s = self._bytes.note(now_s, read_bytes)
+        work_per_s = self._work.note(now_s, read_bytes + read_files * FILE_COSTS_BYTES)
         left = max(0, total_bytes - size_bytes) + max(0, files_total - files) * FILE_COSTS_BYTES
         left_s = left / work_per_s if work_per_s > 0 and files_total else None
         return Progress(files, files_total, size_bytes, total_bytes, bytes_per_s, left_s, done)

@@ -81,6 +81,7 @@ class Reconcile:
         self._had_files = False  # at the start: a first import has nothing to compare with
         self._ready_live: OrderedDict[Location, Job] = OrderedDict()
         self._ready_bulk: OrderedDict[Location, Job] = OrderedDict()
+        self._to_read_bytes: dict[Location, int] = {}  # what is ready, or in a worker's hand
         self._vanished: dict[Location, float] = {}  # when its grace ends; in that order
         self._goes_first = wanted.priority or (lambda _path: False)
         self._trust = Trust(roots)
@@ -143,6 +144,7 @@ class Reconcile:
     def finished(self, location: Location, rest: Rest) -> None:
         """Called by a worker that is done with a file."""
         self._other_names.pop(location, None)
+        self._to_read_bytes.pop(location, None)
         self._settle.finished(location, rest, trio.current_time())
         self._work.set()
 
@@ -179,6 +181,18 @@ class Reconcile:
         """Wait until every root was swept, or is known to be unavailable, and no work is left."""
         while not self._is_idle():
             await self._turn.wait()
+
+    def done_of(self, files: int, size_bytes: int) -> tuple[int, int]:
+        """Return how many files and bytes of those that sweeps have met are not waiting.
+
+        Of what is in a worker's hand, or ready for one, the size is known; what has not been looked at yet (a thousand
+        files of a root at most) is taken for average.
+        """
+        settle = self._settle.statistics()
+        waiting = settle.live + settle.bulk + settle.in_hand
+        known, known_bytes = len(self._to_read_bytes), sum(self._to_read_bytes.values())
+        done_files, rest_bytes = max(0, files - waiting), max(0, size_bytes - known_bytes)
+        return done_files, rest_bytes * done_files // max(1, files - known)
 
     def statistics(self) -> dict[str, int]:
         """Return how much work waits at each stage, and how much is watched."""
@@ -253,6 +267,7 @@ class Reconcile:
                     job = Job(seen.due, self._roots[location.root_id].absolute(location.path), seen.size_bytes)
                     ready = self._ready_live if seen.due.is_live else self._ready_bulk
                     ready[location] = job
+                    self._to_read_bytes[location] = seen.size_bytes
                     ready.move_to_end(location, last=not self._goes_first(location.path))
                     if seen.also:
                         self._other_names[location] = seen.also

@@ -4,12 +4,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.bed.daemon import Daemon
 from tests.bed.fold import assert_equal_fold
 from tests.bed.recorder import Recorder, distinct
+from trackwatch.sweeper import RECENT_S
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.8])
@@ -83,6 +85,36 @@ def test_processes_that_read_files_do_not_outlive_a_daemon_that_is_killed(
     running.kill()
     while any(_open_files(pid) for pid in readers):
         time.sleep(0.01)
+
+
+def test_an_import_that_was_killed_goes_on_where_it_was_and_says_so(
+    daemon: Callable[..., Daemon], library: Callable[..., Path]
+) -> None:
+    root = library(30)
+    with (root / "endless.wav").open("wb") as file:
+        file.truncate(1 << 40)  # so that the import does not come to its end
+    # What was made just now is a change that somebody waits for, and no part of an import.
+    made_at = (root / "endless.wav").stat().st_ctime
+    time.sleep(max(0.0, made_at + RECENT_S - time.time()))
+    running = daemon(root)
+
+    def progress() -> dict[str, Any]:
+        status = running.status()[1]
+        is_its_own = status["intake"] is not None and status["pid"] == running.pid
+        return (status["intake"]["import"] or {}) if is_its_own else {}
+
+    running.start(wait=False)
+    running.wait_for_events(30)
+    running.wait_until(lambda: progress().get("files") == 30, what="all but the endless one")
+    before = progress()
+    assert (before["files_total"], before["total_bytes"]) == (31, before["size_bytes"] + (1 << 40))
+    running.kill()
+    running.start(wait=False)
+    running.wait_until(lambda: progress().get("files") == 30, what="the same after a kill")
+    after = progress()
+    assert (after["files_total"], after["total_bytes"]) == (31, before["total_bytes"])
+    assert (after["bytes_per_s"], after["left_s"]) == (0, None), "it has read nothing of it by itself"
+    assert len(running.events()) == 30, "none was told again"
 
 
 def _open_files(pid: int) -> set[bytes]:
