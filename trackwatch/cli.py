@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -183,14 +183,21 @@ def status(as_json: bool, every_s: float | None, problems_max: int) -> None:
     sys.exit(report["exit_code"])
 
 
+def _output() -> TextIO | None:
+    """Return standard output; standard error where it is closed, and None where that is closed too."""
+    return sys.stdout if sys.__stdout__ else sys.stderr if sys.__stderr__ else None
+
+
 def _terminal() -> "Console | None":
-    """Return the terminal that standard output is, or None."""
-    # Besides these rich asks nothing that could make a terminal of it; a fifth of the health check would be its import.
-    if not (sys.stdout.isatty() or {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys()):
+    """Return the terminal that the output is for, or None."""
+    stream = _output()
+    # Besides these rich asks nothing that could make a terminal of it; importing it would make a health check dearer by
+    # a fifth.
+    if stream is None or not (stream.isatty() or {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys()):
         return None
     from trackwatch.screen import open_console
 
-    console = open_console(sys.stdout)
+    console = open_console(stream)
     return console if console.is_terminal else None
 
 
@@ -199,9 +206,9 @@ def _print_lines(shown: Iterable[Line]) -> None:
         from trackwatch.screen import print_lines
 
         print_lines(terminal, shown)
-        return
-    sys.stdout.write(_plain(shown))
-    sys.stdout.flush()
+    elif (stream := _output()) is not None:
+        stream.write(_plain(shown))
+        stream.flush()
 
 
 def _plain(shown: Iterable[Line]) -> str:

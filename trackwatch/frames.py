@@ -60,6 +60,7 @@ class Returned:
 # What stands in a template where each event has its own; none of these bytes can come from anywhere else in it.
 _SEQUENCE, _BODY_BYTES, _SECONDS = 0x7EA1_7EA2_7EA3_7EA4, 0x7EB1_7EB2_7EB3_7EB4, 0x7EC1_7EC2
 _MESSAGE_ID = str(UUID(int=0))
+_YEAR_10000 = 253_402_300_800  # seconds since 1970
 _U64 = struct.Struct(">Q")
 _I64 = struct.Struct(">q")
 
@@ -94,7 +95,10 @@ class _Template:
         _U64.pack_into(filled, self._body_bytes_at, len(row.payload))
         _I64.pack_into(filled, self._sequence_at, row.sequence)
         filled[self._message_id_at : self._message_id_at + len(_MESSAGE_ID)] = str(row.event_id).encode()
-        _U64.pack_into(filled, self._seconds_at, row.at_us // 1_000_000)
+        seconds = row.at_us // 1_000_000
+        if seconds >= _YEAR_10000:
+            raise ValueError("after the year 9999, where consumers' clocks end")
+        _U64.pack_into(filled, self._seconds_at, seconds)
         return filled
 
 

@@ -45,7 +45,7 @@ NO_MEMORY = 70
 # Where the exception does not end it (a long call into C, a parser that catches everything), the kernel's kill does.
 PARSE_CPU_S, PARSE_KILL_CPU_S = 10.0, 15.0
 # The daemon's own loop, the broker and whoever plays the music come first.
-NICENESS = 5
+NICENESS = 10
 # A call returns what it has after so long: others wait for the results, and for the files it has not begun with.
 CALL_S = 0.05
 

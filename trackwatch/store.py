@@ -156,8 +156,14 @@ class Store:
 
     @contextmanager
     def open_reader(self) -> Iterator[Reader]:
-        """Open a connection that only reads."""
-        conn = connect(self.path, "ro")
+        """Open a connection that only reads. Raises StoreError when the database is no longer there."""
+        try:
+            conn = connect(self.path, "ro")
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"cannot open the state database {str(self.path)!r} again: {error}; was it deleted while in use?"
+                " Restore a backup if you have one, and start again"
+            ) from error
         try:
             yield Reader(self.path, conn)
         finally:

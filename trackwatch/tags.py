@@ -23,7 +23,7 @@ from mutagen.apev2 import TEXT as APE_TEXT
 from mutagen.apev2 import APEv2
 from mutagen.asf import ASF
 from mutagen.flac import FLAC
-from mutagen.id3 import ID3, TCON, Frames, Frames_2_2, ID3TimeStamp
+from mutagen.id3 import ID3, TCON, Frames, Frames_2_2, ID3TimeStamp, ID3UnsupportedVersionError
 from mutagen.mp3 import MPEGInfo
 from mutagen.mp4 import MP4
 from mutagen.oggflac import OggFLAC
@@ -311,9 +311,21 @@ def _id3v2(source: _Source, at: int = 0) -> tuple[dict[str, TagValue], int]:
         raw, size = id3.read_v2(source)
     except ValueError:
         source.seek(at)
-        tags = ID3(source, known_frames=_READ_BY_MUTAGEN, translate=False, load_v1=False)
+        try:
+            tags = ID3(source, known_frames=_READ_BY_MUTAGEN, translate=False, load_v1=False)
+        except ID3UnsupportedVersionError:
+            # What is in it is anybody's guess; how long it is, every version says in the same way.
+            source.seek(at)
+            return {}, _id3_bytes(source.read(id3.HEADER_BYTES))
         raw, size = _id3_raw(tags), tags.size
     return _id3_tags(raw), size
+
+
+def _id3_bytes(header: bytes) -> int:
+    """Return how long an ID3v2 tag says that it is, its ten bytes of header included."""
+    return id3.HEADER_BYTES + sum(
+        (byte & 0x7F) << shift for byte, shift in zip(header[6:10], (21, 14, 7, 0), strict=True)
+    )
 
 
 def _id3_raw(tags: Any) -> dict[str, Any]:
@@ -582,7 +594,7 @@ def _sniffed_mpeg(source: _Source, head: bytes, suffix: str) -> _Kind | None:
     for _ in range(MAX_ID3_TAGS):
         if head[:3] != b"ID3" or len(head) < 10:
             break
-        start += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        start += _id3_bytes(head)
         source.seek(start)
         head = source.read(10)
     if head[:4] == b"fLaC":

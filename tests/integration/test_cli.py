@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from trackwatch import __version__
 TIMEOUT_S = 60
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 Run = Callable[..., subprocess.CompletedProcess[str]]
+# What the daemon needs, and would make a health check of `status` that costs half a second of a core each time.
+HEAVY = {"asyncio", "pathspec", "pydantic", "rich.console", "rich.progress", "sqlite_utils", "structlog", "trio"}
+HEAVY |= {f"trackwatch.{name}" for name in ("daemon", "settings", "store")}
 
 
 @pytest.fixture
@@ -213,6 +217,26 @@ def test_status_of_a_daemon_that_has_ended(run: Run, music: Path) -> None:
     assert report["exit_code"] == 4
 
 
+@pytest.mark.parametrize(("closed", "said"), [(">&-", "○ stopped"), (">&- 2>&-", ""), (">&- 2>/dev/null", "")])
+def test_status_can_be_asked_with_its_output_closed(
+    run: Run, music: Path, tmp_path: Path, closed: str, said: str
+) -> None:
+    """As service managers do: the exit code is the answer."""
+    run("run", "--once", music)
+    for args in ("", "--json"):
+        done = subprocess.run(
+            f"exec '{SCRIPT}' status {args} {closed}",
+            shell=True,
+            env=Daemon(music, tmp_path / "state").environ(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (4, "")
+        assert done.stderr.startswith(said if not args else "")
+
+
 def test_status_of_a_daemon_that_was_killed(run: Run, music: Path, tmp_path: Path) -> None:
     """It is not running, and was last seen."""
     with Daemon(music, tmp_path / "state") as daemon:
@@ -266,6 +290,50 @@ def test_status_of_a_state_that_cannot_be_read_says_so(music: Path, tmp_path: Pa
     with Daemon(music, tmp_path / "state", unprivileged=True) as daemon:
         assert "permission denied; make it readable" in complaint(daemon.run("status"), 3)
     (tmp_path / "state").chmod(0o755)
+
+
+# ---- what a health check costs
+
+
+def modules_of(tmp_path: Path, *args: str | Path, interrupted: bool = False, **env: str) -> set[str]:
+    """Run a command in a fresh process, to its end or until it says something; return what was imported for it."""
+    script = (
+        "import sys; from trackwatch.__main__ import main; path = sys.argv.pop(1)\n"
+        "try: main()\n"
+        "finally: open(path, 'w').write(' '.join(sys.modules))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "modules", *args],
+        # Without the variables that would have coverage imported.
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TRACKWATCH_STATE_DIR": str(tmp_path / "state"), **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=heed_interrupts,
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    if interrupted:
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=TIMEOUT_S)
+    assert said
+    return set((tmp_path / "modules").read_text("utf-8").split())
+
+
+def test_a_health_check_imports_nothing_that_only_a_daemon_needs(run: Run, music: Path, tmp_path: Path) -> None:
+    """Whatever there is to say; what the daemon imports shows that these are its names."""
+    looks: tuple[tuple[str, ...], ...] = (("status",), ("status", "--json"))
+    for args in (*looks, ("version",)):
+        assert modules_of(tmp_path, *args) & HEAVY == set(), f"{args} without a state"
+    assert modules_of(tmp_path, "run", "--once", music) >= HEAVY
+    for args in looks:
+        assert modules_of(tmp_path, *args) & HEAVY == set(), args
+        watched = modules_of(tmp_path, *args, "--watch", "0.1", interrupted=True)
+        assert watched & HEAVY == set(), f"{args} --watch"
+    assert modules_of(tmp_path, "status", FORCE_COLOR="1") & HEAVY == {"rich.console"}, "for its colours"
+    (tmp_path / "state" / "trackwatch.db").write_bytes(b"no database at all")
+    for args in looks:
+        assert modules_of(tmp_path, *args) & HEAVY == set(), f"{args} of a damaged state"
 
 
 # ---- status --watch

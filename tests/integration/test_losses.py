@@ -63,6 +63,11 @@ def root_state(running: Daemon) -> str:
     return str(running.status()[1]["roots"][0]["state"])
 
 
+def unlistable(running: Daemon) -> int:
+    """Return how many directories of the first root cannot be listed, as status has it."""
+    return int(running.status()[1]["roots"][0]["unlistable_directories"])
+
+
 @contextmanager
 def changing(change: Callable[[int], None]) -> Iterator[None]:
     """Change something in a thread, again and again, while the block runs; at least 50 times."""
@@ -615,13 +620,13 @@ def test_an_unreadable_directory_keeps_its_files(daemon: Callable[..., Daemon], 
             (secret / "1.mp3").rename(root / "moved out.mp3")
             music(secret / "2.mp3", "changed")
         running.wait_for_event(about(root / "moved out.mp3"))
-        assert running.status()[1]["roots"][0]["unlistable_directories"] == 1
+        running.wait_until(lambda: unlistable(running) == 1, 30, "a count of one")
         if os.geteuid() == 0:
             assert kinds(running.events()) == {"created": 7}, "nothing that nobody can see is told"
     finally:
         secret.chmod(0o755)
     wait_for_fold(running, root)
-    assert running.status()[1]["roots"][0]["unlistable_directories"] == 0
+    running.wait_until(lambda: unlistable(running) == 0, 30, "a count of none")
 
 
 def test_a_root_whose_own_name_is_not_utf8_is_compared_instead_of_watched(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlite_utils
 import trio
 
 from trackwatch import catalogue, outbox
@@ -357,6 +358,31 @@ async def test_a_state_of_a_newer_release_is_refused(tmp_path: Path) -> None:
             "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) VALUES ('trackwatch', 'm9999_new', '')"
         )
     await raises(tmp_path, "newer trackwatch .migration m9999_new.: upgrade")
+
+
+async def test_what_looks_beside_the_daemon_refuses_a_state_of_another_release(tmp_path: Path) -> None:
+    """Older or newer: it does not know these columns, and migrates nothing."""
+    async with open_store(tmp_path):
+        pass
+    with closing(sqlite3.connect(database(tmp_path), isolation_level=None)) as conn:
+        with open_beside(tmp_path):
+            pass
+        conn.execute("UPDATE _sqlite_migrations SET migration_set = 'theirs'")
+        with pytest.raises(StoreError, match="older trackwatch: start this one's daemon once"), open_beside(tmp_path):
+            pass
+        conn.execute("UPDATE _sqlite_migrations SET migration_set = 'trackwatch', name = 'm9999_new'")
+        with pytest.raises(StoreError, match=r"newer trackwatch \(migration m9999_new\)"), open_beside(tmp_path):
+            pass
+        conn.execute("DROP TABLE _sqlite_migrations")
+        with pytest.raises(StoreError, match="older trackwatch"), open_beside(tmp_path):
+            pass
+
+
+def test_the_names_of_the_schema_s_steps_are_those_that_sqlite_utils_runs() -> None:
+    """One is read from the source, since running it would take long for who only looks."""
+    with closing(sqlite_utils.Database(memory=True)) as empty:
+        steps = database_file.load_migrations().migrations.pending(empty)
+    assert database_file.step_names() == {step.name for step in steps} != set()
 
 
 async def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:

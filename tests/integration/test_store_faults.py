@@ -660,3 +660,13 @@ async def test_a_database_that_is_damaged_for_readers_ends_the_daemon_in_the_ope
                 await reader.read(partial(outbox.pending, limit=5))
             with pytest.raises(sqlite3.OperationalError, match="no such table"):
                 await reader.read(lambda conn: conn.execute("SELECT * FROM not_there"))
+
+
+async def test_a_database_that_is_deleted_before_somebody_reads_ends_the_daemon_in_the_operator_s_words(
+    tmp_path: Path,
+) -> None:
+    """A sweep begins to read before the writer has noticed."""
+    async with open_store(tmp_path) as opened:
+        shutil.rmtree(tmp_path)
+        with pytest.raises(StoreError, match="was it deleted while in use"), opened.open_reader():
+            pass

@@ -273,6 +273,13 @@ def test_mp3_behind_two_id3_tags_is_mp3() -> None:
     assert read(tag + FIXTURES["mp3"], "").format == "audio/mpeg"
 
 
+def test_an_id3_tag_of_a_version_that_there_is_not_is_skipped() -> None:
+    content = b"ID3\x0c\0\0\0\0\0\x20" + bytes(32) + variants.BARE_MP3 + variants.id3v1("Title", "Artist")
+    metadata = read_tags(io.BytesIO(content), "mp3", len(content))
+    assert metadata.duration_s == pytest.approx(expected.DURATION_S, abs=0.1)
+    assert (metadata.tags or {})["title"] == "Title"
+
+
 def test_junk_before_the_first_frame_is_skipped_where_the_suffix_says_mp3() -> None:
     assert read(b"junk" * 50 + MP3_WITHOUT_TAGS, "mp3").format == "audio/mpeg"
 
@@ -657,7 +664,7 @@ def test_the_reason_does_not_quote_the_path(tmp_path: "os.PathLike[str]") -> Non
     """Mutagen's messages do: with it, the same damage would read differently in every place."""
     path = os.path.join(tmp_path, "secret.mp3")
     with open(path, "wb") as file:
-        file.write(b"ID3\x05\0\0\0\0\0\x0a" + bytes(10) + MP3_WITHOUT_TAGS)
+        file.write(b"ID3\x04\0\1\0\0\0\x0a" + bytes(10) + MP3_WITHOUT_TAGS)
     with open(path, "rb") as opened, pytest.raises(TagsUnreadable) as caught:
         read_tags(opened, "mp3", os.path.getsize(path))
-    assert str(caught.value) == "cannot be parsed as audio/mpeg: the file ID3v2.5 not supported"
+    assert str(caught.value) == "cannot be parsed as audio/mpeg: the file has invalid flags 0x1"

@@ -61,6 +61,11 @@ def test_a_name_cannot_do_anything_to_the_terminal() -> None:
     ]
 
 
+def test_nor_can_a_state_that_somebody_wrote() -> None:
+    """The daemon's words are read from a file."""
+    assert texts([line("broker", "\x1b[2J", "a")], None) == ["broker   \\x1b[2J        a"]
+
+
 @pytest.mark.parametrize(
     ("word", "style"),
     [
@@ -83,3 +88,16 @@ def test_what_is_no_terminal_gets_no_escape_codes(monkeypatch: pytest.MonkeyPatc
     stream = io.StringIO()
     print_lines(open_console(stream), LINES)
     assert stream.getvalue().splitlines() == texts(LINES, None)
+
+
+def test_a_terminal_gets_the_word_in_colour_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only on the row where it stands."""
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "50"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = io.StringIO()
+    print_lines(open_console(stream), [line("roots", "unavailable", "/data/music", "for 2 h", "118,204 files kept")])
+    assert stream.getvalue().splitlines() == [
+        "roots    \x1b[33munavailable\x1b[0m    /data/music · for 2 h",
+        "                        118,204 files kept",
+    ]
