@@ -72,9 +72,10 @@ class PoolStatistics:
 class Pool:
     """Describes files in other processes; made by `open_pool`."""
 
-    def __init__(self, processes: int) -> None:
+    def __init__(self, processes: int, call_files: int) -> None:
         self.statistics = PoolStatistics()
         self._processes = processes
+        self._call_files = call_files
         self._live: deque[_Asked] = deque()
         self._bulk: deque[_Asked] = deque()
         self._idle_for_live, self._idle = trio.lowlevel.ParkingLot(), trio.lowlevel.ParkingLot()
@@ -122,7 +123,7 @@ class Pool:
             queue, sharing = self._bulk, self._processes
         batch: list[_Asked] = []
         left_bytes = CALL_BYTES
-        most = min(CALL_FILES, math.ceil(len(queue) / sharing))
+        most = min(self._call_files, math.ceil(len(queue) / sharing))
         while len(batch) < most and (not batch or queue[0].size_bytes <= left_bytes):
             batch.append(queue.popleft())
             left_bytes -= batch[-1].size_bytes
@@ -196,12 +197,12 @@ def _cause(error: trio_parallel.BrokenWorkerError) -> str:
 
 
 @asynccontextmanager
-async def open_pool(processes: int) -> AsyncIterator[Pool]:
+async def open_pool(processes: int, *, call_files: int = CALL_FILES) -> AsyncIterator[Pool]:
     """Open a pool of so many processes for an import, and one more for what changes live.
 
-    All but the last are started when they are needed. Leaving the scope kills those that are at work.
+    Each is started when it is needed. At most `call_files` files share a call. Leaving the scope kills what is at work.
     """
-    pool = Pool(processes)
+    pool = Pool(processes, call_files)
     async with _open_context(IDLE_S) as warm, _open_context(math.inf) as live, trio.open_nursery() as nursery:
         for _ in range(processes):
             nursery.start_soon(partial(pool.serve, warm, only_live=False))

@@ -31,7 +31,7 @@ import xxhash
 from tests.bench import apart
 from tests.bench.measure import Noise, Spread, arguments, report, session_cpu_s
 from tests.bench.sets import LIBRARIES, SMALL, Made, files, made, size_options
-from trackwatch.pool import open_pool
+from trackwatch.pool import CALL_FILES, open_pool
 from trackwatch.probe import BUFFER_BYTES, NICENESS, Request, describe
 from trackwatch.settings import usable_cores
 from trackwatch.settle import Rest
@@ -103,10 +103,10 @@ def _hash_files(
 
 
 @asynccontextmanager
-async def pooled(paths: Sequence[bytes], processes: int) -> AsyncIterator[Describe]:
+async def pooled(paths: Sequence[bytes], processes: int, call_files: int = CALL_FILES) -> AsyncIterator[Describe]:
     """Yield the pool, all its processes started; it knows the sizes of the files, as a sweep has told them."""
     sizes = {path: os.stat(path).st_size for path in paths}
-    async with open_pool(processes) as pool:
+    async with open_pool(processes, call_files=call_files) as pool:
 
         async def one(path: bytes) -> Observation | Rest:
             return await pool.describe(Request(path, math.inf), size_bytes=sizes[path])
@@ -149,7 +149,9 @@ async def probe_all(paths: Sequence[bytes], probe: Describe, callers: int = FILE
 async def probed(paths: Sequence[bytes], way: str, processes: int) -> Took:
     """Describe all files in one of the ways."""
     began_s = time.perf_counter()
-    async with pooled(paths, processes) if way == "ours" else threads(int(way.partition("-")[2])) as probe:
+    kind, _, number = way.partition("-")
+    count = int(number or CALL_FILES)
+    async with pooled(paths, processes, count) if kind == "ours" else threads(count) as probe:
         opened_s, opened_cpu_s = time.perf_counter(), session_cpu_s(os.getsid(0))
         await probe_all(paths, probe)
         ended_s, ended_cpu_s = time.perf_counter(), session_cpu_s(os.getsid(0))
@@ -160,7 +162,7 @@ def run(way: str, root: str, processes: int) -> Took:
     """Do it in this process, which must lead its session."""
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     paths = files(Path(root))
-    if way != "ours":
+    if not way.startswith("ours"):
         os.nice(NICENESS)  # as the pool's processes have it: none is to suffer more from what else runs
     return bound(paths, processes) if way == "bound" else trio.run(probed, paths, way, processes)
 
@@ -170,15 +172,18 @@ def run_apart(way: str, root: Path, processes: int) -> Took:
     return Took(*apart.call(run, way, str(root), processes))
 
 
-def measure(library: Made, processes: int, counts: Sequence[int], repeat: int) -> tuple[list[dict[str, object]], Any]:
+def measure(
+    library: Made, processes: int, counts: Sequence[int], calls: Sequence[int], repeat: int
+) -> tuple[list[dict[str, object]], Any]:
     """Return the table's rows for a library, and all that was measured."""
-    ways = ["bound", "ours", *(f"threads-{count}" for count in counts)]
+    ways = ["bound", "ours", *(f"ours-{count}" for count in calls), *(f"threads-{count}" for count in counts)]
     took: dict[str, list[Took]] = {way: [] for way in ways}
     for _ in range(repeat):
         for way in ways:
             took[way].append(run_apart(way, library.root, processes))
     speed = {way: [1 / each.seconds for each in took[way]] for way in ways}
-    best = max(ways[2:], key=lambda way: Spread.of(speed[way]).median) if counts else "ours"
+    threaded = [way for way in ways if way.startswith("threads")]
+    best = max(threaded or ["ours"], key=lambda way: Spread.of(speed[way]).median)
     rows = []
     for way in ways:
         of_bound = Spread.of(own / other for own, other in zip(speed[way], speed["bound"], strict=True))
@@ -216,17 +221,18 @@ def main() -> None:
             ",".join(map(str, THREADS)),
             "how many, each in turns of its own; large files are tried with 2 and 8 of these",
         ),
+        calls=("", "files in a call at most, each in turns of its own beside the pool's own number: 1,8,64"),
         repeat=(5, "turns"),
     )
     noise = Noise()
     rows: list[dict[str, object]] = []
     details = {}
-    counts = [int(count) for count in options.threads.split(",") if count]
+    counts, calls = ([int(count) for count in text.split(",") if count] for text in (options.threads, options.calls))
     for library in LIBRARIES:
         if getattr(options, library.option):
             with made(library, options) as library_made:
                 tried = counts if library is SMALL else [count for count in counts if count in (2, 8)]
-                more, took = measure(library_made, options.processes, tried, options.repeat)
+                more, took = measure(library_made, options.processes, tried, calls, options.repeat)
             rows += more
             details[library.name] = took
     report("probes: files described, beside hashes alone and beside threads", rows, noise, options.json, **details)
