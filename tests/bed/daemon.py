@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +57,9 @@ class Daemon:
             os.fsencode(root) for root in ([roots] if isinstance(roots, str | bytes | os.PathLike) else roots)
         ]
         self.state_dir = Path(state_dir).absolute()
-        self.folder = self.state_dir.with_name(f"{self.state_dir.name}-run")  # what it says, and its HOME
+        # What it says, and its HOME: its own, also where another one has the same state.
+        places = (self.state_dir.with_name(f"{self.state_dir.name}-run-{number}") for number in count(1))
+        self.folder = next(place for place in places if not place.exists())
         self.args = list(args)
         self.env = dict(env or {})
         self.user = user
