@@ -106,7 +106,12 @@ def test_an_import_that_was_killed_goes_on_where_it_was_and_says_so(
     running.start(wait=False)
     running.wait_for_events(30)
     size_bytes = sum(file.stat().st_size for file in root.rglob("*/*.*"))
-    far = {"files": 30, "files_total": 31, "size_bytes": size_bytes, "total_bytes": size_bytes + (1 << 40)}
+    far: dict[str, Any] = {
+        "files": 30,
+        "files_total": 31,
+        "size_bytes": size_bytes,
+        "total_bytes": size_bytes + (1 << 40),
+    }
     running.wait_until(lambda: far.items() <= progress().items(), what="all but the endless one")
     running.kill()
     running.start(wait=False)
