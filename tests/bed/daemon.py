@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.bed.frozen import freeze
+
 SCRIPT = Path(sys.executable).parent / "trackwatch"
 POLL_S = 0.02
 START_DEADLINE_S = 30.0
@@ -151,7 +153,8 @@ class Daemon:
 
     def freeze(self) -> None:
         """Stop it and its worker processes from running (SIGSTOP), as pausing a container does."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        freeze([self.pid])  # first, so that it starts no more
+        freeze(self.descendants())
 
     def thaw(self) -> None:
         """Let a frozen one run again."""

@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import IO, NamedTuple, Self
 from urllib.parse import quote
 
+from tests.bed.frozen import freeze
+
 PLACE_VARIABLE = "TRACKWATCH_TEST_RABBITMQ"
 # The ones on PATH switch to the user of the system's own broker, so these places come first and PATH is not asked.
 SERVER_PLACES = (
@@ -258,7 +260,7 @@ class RabbitNode:
 
     def freeze(self) -> None:
         """Stop it from running (SIGSTOP): the kernel goes on accepting connections and bytes, and nobody answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze([self.pid])
 
     def thaw(self) -> None:
         """Let a frozen one run again; nothing happens to any other."""
