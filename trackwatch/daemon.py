@@ -1,7 +1,7 @@
 """The daemon: all wiring on one screen, and the order in which everything stops.
 
     store open
-    └─ keeping nursery          writer · signals · snapshot · pruning
+    └─ keeping nursery          writer · signals · snapshot · pruning · HTTP face
        └─ delivery nursery      publisher
           └─ pool's nursery     one task for each process that describes files
           └─ intake nursery     workers
@@ -13,11 +13,12 @@ second signal cancels everything. What was not sent stays pending, under its old
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
@@ -27,7 +28,7 @@ from trackwatch.amqp import Broker, open_amqp
 from trackwatch.errors import ConfigError, ExitCode, RootUnavailable
 from trackwatch.event import EPOCH, displayed, rfc3339
 from trackwatch.jsonl import open_json_lines
-from trackwatch.pool import open_pool, room
+from trackwatch.pool import PoolStatistics, open_pool, room
 from trackwatch.progress import ImportPace, Pace, Progress
 from trackwatch.publisher import BrokerWord, Publisher, Sink
 from trackwatch.reconcile import Job, Reconcile
@@ -35,11 +36,16 @@ from trackwatch.record import Ledger
 from trackwatch.root import RootState, RootWord
 from trackwatch.settings import Settings
 from trackwatch.settle import DirtySet
-from trackwatch.status import lock_mark, shown_path, write_snapshot
+from trackwatch.status import lock_mark, not_ready, shown_path, write_snapshot
 from trackwatch.store import Reader, Store, open_store
 from trackwatch.sweep import Wanted, check_root
 from trackwatch.values import AmqpTarget, JsonLinesTarget
+from trackwatch.watch import limits
 from trackwatch.workers import Workers, WorkerStatistics
+
+if TYPE_CHECKING:
+    from trackwatch.metrics import Facts
+    from trackwatch.web import WebState
 
 # Files in hand are finished within this, or left: the next sweep finds them. Those who stop us wait ten seconds, often
 # less, before they kill.
@@ -84,13 +90,18 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
                     probes_max=_probes_max(settings),
                     sweep_s=settings.sweep_s,
                 )
-                described = WorkerStatistics()
-                face = _Face(settings, store, reconcile, described, publisher)
+                described, pool_statistics = WorkerStatistics(), PoolStatistics()
+                face = _Face(settings, store, reconcile, described, pool_statistics, publisher)
                 keeping.start_soon(face.keep_snapshot)
+                if settings.http is not None:
+                    keeping.start_soon(face.serve, *settings.http)
                 keeping.start_soon(_keep_outbox_small, store, outbox_reader, reconcile, settings)
                 async with trio.open_nursery() as delivery:
                     delivery.start_soon(_publish_until_closed, publisher, stop)
-                    async with open_pool(settings.probe_processes) as pool, trio.open_nursery() as intake:
+                    async with (
+                        open_pool(settings.probe_processes, statistics=pool_statistics) as pool,
+                        trio.open_nursery() as intake,
+                    ):
                         workers = Workers(
                             store, pool.describe, reconcile.place, reconcile.probed, reconcile.finished, described
                         )
@@ -221,14 +232,22 @@ class _Face:
     """What others see of the running daemon: the snapshot, the words, the progress."""
 
     def __init__(
-        self, settings: Settings, store: Store, reconcile: Reconcile, described: WorkerStatistics, publisher: Publisher
+        self,
+        settings: Settings,
+        store: Store,
+        reconcile: Reconcile,
+        described: WorkerStatistics,
+        pool: PoolStatistics,
+        publisher: Publisher,
     ) -> None:
         self.state = "importing"
         self._settings = settings
         self._store = store
         self._reconcile = reconcile
         self._described = described
+        self._pool = pool
         self._publisher = publisher
+        self._web: WebState | None = None  # where there is a face for machines
         self._started_us = store.now_us()
         self._lock_mark = lock_mark(settings.state_dir)
         self._paces = {name: Pace() for name in ("files", "bytes", "published")}
@@ -255,7 +274,7 @@ class _Face:
             log.warning("snapshot not written", reason=(error.strerror or str(error)).lower())
 
     def _snapshot(self) -> dict[str, Any]:
-        broker, store, described = self._publisher.state, self._store.statistics, self._described
+        broker, store, described, web = self._publisher.state, self._store.statistics, self._described, self._web
         return {
             "pid": os.getpid(),
             "lock_mark": self._lock_mark,
@@ -283,6 +302,7 @@ class _Face:
                 "published_per_s": self._pace("published", broker.published),
             },
             "store": {"trouble": store.trouble, "commits": store.commits},
+            "http": None if web is None else {"state": web.word, "reason": web.reason, "address": web.address},
             "retention_days": self._settings.retention_days,
         }
 
@@ -299,6 +319,68 @@ class _Face:
             "bytes_per_s": round(progress.bytes_per_s, 1),
             "left_s": None if progress.left_s is None else round(progress.left_s, 1),
         }
+
+    async def serve(self, host: str, port: int) -> None:
+        """Answer health checks and Prometheus until cancelled."""
+        # Half a second of imports, and memory, for those who want it.
+        from trackwatch.metrics import CONTENT_TYPE, exposition
+        from trackwatch.web import Answers, Web
+
+        # A connection of its own: counting a million files takes a while, and nobody else is to wait for it.
+        with self._store.open_reader() as reader:
+
+            async def metrics() -> tuple[bytes, str]:
+                facts = await self._facts(reader)
+                return await trio.to_thread.run_sync(exposition, facts), CONTENT_TYPE
+
+            web = Web(host, port, Answers(lambda: not_ready(self._snapshot()), metrics))
+            self._web = web.state
+            await web.run()
+
+    async def _facts(self, reader: Reader) -> "Facts":
+        from trackwatch.metrics import Facts, look_at_disk
+
+        disk = await trio.to_thread.run_sync(look_at_disk, self._settings.state_dir)
+        events, root_totals, problems = await reader.read(_stored)
+        snapshot = self._snapshot()
+        intake, broker, oldest_us = snapshot["intake"], self._publisher.state, events.oldest_pending_us
+        importing = intake["import"]
+        return Facts(
+            version=__version__,
+            instance_id=self._store.instance_id,
+            started_s=self._started_us / 1e6,
+            state=self.state,
+            is_ready=not not_ready(snapshot),
+            events=intake["events"],
+            published=broker.published,
+            latency=broker.latency,
+            broker=broker.word,
+            outbox=events,
+            oldest_pending_s=0.0 if oldest_us is None else max(0.0, (self._store.now_us() - oldest_us) / 1e6),
+            outbox_max=self._settings.outbox_max,
+            roots=self._reconcile.roots,
+            root_totals=root_totals,
+            dirty=intake["dirty"],
+            in_flight=intake["in_hand"],
+            in_flight_max=self._settings.max_concurrent_files,
+            calls=self._pool.calls,
+            described_files=intake["described"],
+            described_bytes=intake["described_bytes"],
+            import_files=None if importing is None else (importing["files"], importing["files_total"]),
+            watches=intake["watched_directories"],
+            watch_instances=intake["watch_instances"],
+            watch_limits=limits(),
+            problems=problems,
+            restarts={
+                "watch": intake["watch_deaths"],
+                "publisher": broker.sessions_lost,
+                "probe": self._pool.deaths,
+                "web": 0 if self._web is None else self._web.failures,
+            },
+            commits=self._store.statistics.commits,
+            is_writable=not self._store.statistics.trouble,
+            disk=disk,
+        )
 
     async def announce(self, show: Callable[[Progress], None]) -> None:
         """Show the import's progress until all roots were swept; then say that we are watching."""
@@ -361,6 +443,10 @@ class _Face:
     async def _count_pending(self) -> int:
         with self._store.open_reader() as reader:
             return (await reader.read(outbox.totals)).pending
+
+
+def _stored(conn: sqlite3.Connection) -> tuple[outbox.OutboxTotals, list[catalogue.RootTotals], int]:
+    return outbox.totals(conn), catalogue.totals(conn), catalogue.count_problems(conn)
 
 
 def _root_json(state: RootState) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import trio_parallel
 
 from trackwatch.backoff import Backoff
 from trackwatch.errors import FileProblem
+from trackwatch.meters import Total
 from trackwatch.probe import (
     ADDRESS_SPACE_BYTES,
     NO_MEMORY,
@@ -64,16 +65,15 @@ class _Asked:
 class PoolStatistics:
     """What the processes have done since the start."""
 
-    calls: int = 0
-    files: int = 0
+    calls: Total = field(default_factory=Total)
     deaths: int = 0  # processes that a file, the kernel or a person has ended
 
 
 class Pool:
     """Describes files in other processes; made by `open_pool`."""
 
-    def __init__(self, processes: int, call_files: int) -> None:
-        self.statistics = PoolStatistics()
+    def __init__(self, processes: int, call_files: int, statistics: PoolStatistics) -> None:
+        self.statistics = statistics
         self._processes = processes
         self._call_files = call_files
         self._live: deque[_Asked] = deque()
@@ -133,6 +133,7 @@ class Pool:
         self, context: trio_parallel.WorkerContext, limiter: trio.CapacityLimiter, batch: list[_Asked]
     ) -> None:
         requests = [asked.request for asked in batch]
+        began_at = trio.current_time()
         try:
             answers = await _call(context, limiter, requests)
         except trio_parallel.BrokenWorkerError as error:
@@ -141,8 +142,7 @@ class Pool:
                 asked.tries += 1
                 await self._ask_again(context, limiter, asked, error)
             return
-        self.statistics.calls += 1
-        self.statistics.files += len(answers)
+        self.statistics.calls.note(trio.current_time() - began_at)
         for asked, answer in zip(batch, answers, strict=False):
             asked.answer = answer
             asked.answered.set()
@@ -197,12 +197,14 @@ def _cause(error: trio_parallel.BrokenWorkerError) -> str:
 
 
 @asynccontextmanager
-async def open_pool(processes: int, *, call_files: int = CALL_FILES) -> AsyncIterator[Pool]:
+async def open_pool(
+    processes: int, *, call_files: int = CALL_FILES, statistics: PoolStatistics | None = None
+) -> AsyncIterator[Pool]:
     """Open a pool of so many processes for an import, and one more for what changes live.
 
     Each is started when it is needed. At most `call_files` files share a call. Leaving the scope kills what is at work.
     """
-    pool = Pool(processes, call_files)
+    pool = Pool(processes, call_files, statistics or PoolStatistics())
     async with _open_context(IDLE_S) as warm, _open_context(math.inf) as live, trio.open_nursery() as nursery:
         for _ in range(processes):
             nursery.start_soon(partial(pool.serve, warm, only_live=False))

@@ -7,7 +7,7 @@ the outbox's pending rows only when the sink has confirmed it, or is set aside t
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import NoReturn, Protocol
@@ -19,6 +19,7 @@ from trackwatch import outbox
 from trackwatch.backoff import Backoff
 from trackwatch.errors import BrokerRefused, BrokerUnavailable, SinkClosed
 from trackwatch.event import Outcome, Outgoing, Verdict
+from trackwatch.meters import Histogram
 from trackwatch.record import Ledger
 from trackwatch.store import LogMark, Reader, Store
 from trackwatch.values import Unroutable
@@ -40,6 +41,8 @@ AWAY_S, REFUSED_S, HELD_S = (0.2, 1.5), (2.0, 10.0), (0.3, 1.5)
 LASTED_S = 60.0
 # Confirmed events are marked even while everything stops, if the store takes them within this.
 MARK_S = 3.0
+# How long events take from their record to their confirm: tens of milliseconds, or as long as the broker was away.
+LATENCY_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 log = structlog.get_logger()
 
@@ -88,6 +91,8 @@ class BrokerState:
     word: BrokerWord = BrokerWord.STARTING
     reason: str = ""
     published: int = 0  # since the start of this process
+    sessions_lost: int = 0  # that had been opened
+    latency: Histogram = field(default_factory=partial(Histogram, LATENCY_BOUNDS_S))  # of what was sent once
 
 
 class Publisher:
@@ -122,6 +127,7 @@ class Publisher:
                     try:
                         await self._keep_session(sink)
                     finally:
+                        self.state.sessions_lost += 1
                         # Only a session that was of use begins the delays anew: a broker may let us in and refuse
                         # every event (no permission to write), or fall over each time.
                         if self.state.published > published or trio.current_time() - opened_at >= LASTED_S:
@@ -238,11 +244,14 @@ class Publisher:
     async def _mark(self, batch: Sequence[Outgoing], outcomes: dict[int, Outcome]) -> None:
         confirmed: list[tuple[int, int]] = []
         parked: list[tuple[int, int, str]] = []
+        sent_first: list[int] = []
         for event in batch:
             outcome = outcomes.get(event.sequence)
             match outcome and outcome.verdict:
                 case Verdict.CONFIRMED:
                     confirmed.append((event.sequence, event.generation))
+                    if not event.generation:  # what is sent again has waited for as long as a person liked
+                        sent_first.append(event.at_us)
                 case Verdict.UNROUTABLE if self._unroutable is Unroutable.DROP:
                     confirmed.append((event.sequence, event.generation))
                 case Verdict.UNROUTABLE if self._unroutable is Unroutable.PARK:
@@ -255,6 +264,9 @@ class Publisher:
         if confirmed or parked:
             await self._store.write(partial(_mark, confirmed, parked))
             self.state.published += len(confirmed)
+            now_us = self._store.now_us()
+            for at_us in sent_first:
+                self.state.latency.note(max(0, now_us - at_us) / 1e6)
 
     def _say(self, word: BrokerWord, reason: str = "", **fields: object) -> None:
         changed = self.state.word is not word

@@ -196,14 +196,15 @@ class Reconcile:
 
     def statistics(self) -> dict[str, int]:
         """Return how much work waits at each stage, and how much is watched."""
-        settle = self._settle.statistics()
+        settle, watch = self._settle.statistics(), self._watch.statistics()
         return {
             "dirty": settle.live + settle.bulk,
             "in_hand": settle.in_hand,
             "probing": self._probing,
             "vanished": len(self._vanished),
-            "watched_directories": self._watch.statistics()["directories"],
-            "watch_instances": self._watch.statistics()["instances"],
+            "watched_directories": watch["directories"],
+            "watch_instances": watch["instances"],
+            "watch_deaths": watch["deaths"],
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import structlog
 
+from trackwatch.meters import Total
 from trackwatch.track import Root
 
 # Notifications do not come from other machines: a root on a network mount is swept at least this often.
@@ -49,6 +50,7 @@ class RootState:
     size_bytes: int = 0
     differing: int = 0  # of those: new, or not as they were
     sweep_seconds: float = 0.0  # the last one
+    sweeps: Total = field(default_factory=Total)  # all of this process
     files_listed: int = 0  # wanted ones, counted before the first sweep compares them
     bytes_listed: int = 0
     # Every directory, absolute, with the modification time that it had when it was last compared.

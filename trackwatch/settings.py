@@ -210,7 +210,7 @@ class Settings(BaseSettings):
         "When nobody has bound a queue: `hold` events in order, `park` them and go on, or `drop` them.",
     )
     http: Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(values.http_address)] = _setting(
-        PREFIX + "HTTP", None, "host:port for health and metrics.", shown="off"
+        PREFIX + "HTTP", None, "host:port for health and metrics; a port alone means this machine only.", shown="off"
     )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], values.word("debug", "info", "warning", "error")

@@ -28,7 +28,7 @@ SPARE_BYTES = 4096
 SILENT_S = 30.0
 
 # What is not among these needs a person, or patience: `status` exits with 1.
-HEALTHY = {"starting", "ok", "connected", "importing", "watching", "stopping"}
+HEALTHY = {"starting", "ok", "connected", "listening", "importing", "watching", "stopping"}
 
 _ROOT: Mapping[str, Any] = {
     "state": "unknown", "reason": "", "since": None, "fstype": None, "is_remote": None, "directories": None,
@@ -42,6 +42,7 @@ _BROKER: Mapping[str, Any] = {
     "state": "starting", "reason": "", "since": None, "target": "", "published": 0, "published_per_s": 0.0,
 }  # fmt: skip
 _STORE: Mapping[str, Any] = {"trouble": "", "commits": 0}
+_HTTP: Mapping[str, Any] = {"state": "starting", "reason": "", "address": ""}
 
 
 def lock_mark(state_dir: Path) -> int | None:
@@ -154,6 +155,7 @@ def collect(state_dir: Path, *, problems_max: int = PROBLEMS_SHOWN) -> dict[str,
         },
         "broker": _filled(_BROKER, snapshot.get("broker")) if is_live and snapshot else None,
         "store": _filled(_STORE, snapshot.get("store")) if is_live and snapshot else None,
+        "http": _filled(_HTTP, snapshot.get("http")) if is_live and snapshot.get("http") else None,
         "problems": {
             "count": problems,
             "recent": [{"path": displayed(path), "reason": reason} for path, reason in recent],
@@ -175,8 +177,35 @@ def exit_code(report: Mapping[str, Any]) -> ExitCode:
     words = [report["state"]] + [root["state"] for root in report["roots"] if root["state"] != "not watched"]
     if report["broker"] is not None:
         words.append(report["broker"]["state"])
+    if report["http"] is not None:
+        words.append(report["http"]["state"])
     troubled = report["store"] is not None and report["store"]["trouble"]
     return ExitCode.OK if HEALTHY.issuperset(words) and not troubled else ExitCode.DEFECT
+
+
+def not_ready(snapshot: Mapping[str, Any]) -> list[str]:
+    """Return why a daemon does not do its whole work just now, by what it says of itself; nothing when it does.
+
+    A first import is work. Waiting for the broker is none, though nothing is lost by it.
+    """
+    reasons = []
+    if snapshot["state"] not in ("importing", "watching"):
+        reasons.append(str(snapshot["state"]))
+    broker = snapshot["broker"]
+    if broker["state"] != "connected":
+        reasons.append(_reason("broker", broker["state"], broker["reason"]))
+    reasons += [
+        _reason(f"root {root['path']!r}", root["state"], root["reason"])
+        for root in snapshot["roots"]
+        if root["state"] not in HEALTHY
+    ]
+    if trouble := snapshot["store"]["trouble"]:
+        reasons.append(_reason("state", "unwritable", trouble))
+    return reasons
+
+
+def _reason(subject: str, word: str, reason: str) -> str:
+    return f"{subject} {word}: {reason}" if reason else f"{subject} {word}"
 
 
 # ---- for people
@@ -196,6 +225,10 @@ def lines(report: Mapping[str, Any], now_us: int) -> Iterator[Line]:
         yield line("broker", broker["state"], broker["target"], _for(broker["since"], now_us))
         if broker["reason"]:
             yield line("↳", "", broker["reason"])
+    if http := report["http"]:
+        yield line("http", http["state"], http["address"])
+        if http["reason"]:
+            yield line("↳", "", http["reason"])
     problems = report["problems"]
     if problems["count"]:
         yield line("problems", _counted(problems["count"], "file"))

@@ -244,6 +244,7 @@ class Sweeper:
         await self._findings.drained()
         state.is_concluding = True
         state.sweep_seconds = trio.current_time() - started_at
+        state.sweeps.note(state.sweep_seconds)
         believable, reason = await self._believable(state, missing, reader)
         agrees = state.suspect_since is not None and started_at >= state.suspect_since + SUSPECT_S
         await self._tell_missing(state, believable, is_believed=agrees or is_accepted)

@@ -132,16 +132,16 @@ def host(value: object) -> str:
 
 
 def http_address(value: object) -> tuple[str, int] | None:
-    """Read host:port, None for an empty one."""
+    """Read host:port, or a port of this machine's own address; None for an empty one."""
     text = str(value).strip()
     if text.lower() in ("", "off"):
         return None
     host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError("not host:port, such as 127.0.0.1:8080, or off")
+    if colon and not host:
+        raise ValueError("no host before the port: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody")
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        raise ValueError("not host:port with a port from 1 to 65535, or off")
-    return host.strip("[]"), int(port)
+        raise ValueError("not host:port with a port from 1 to 65535, such as 127.0.0.1:9464, or off")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def printable(text: str) -> bool:

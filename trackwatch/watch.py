@@ -98,6 +98,7 @@ class Watch:
         self._burst_changes = int(limit if limit.isdigit() else QUEUE_DEFAULT) // NOTIFICATIONS_PER_CHANGE
         self._burst: tuple[float, float] | None = None  # when the burst began, and was last seen
         self._looked_at = 0.0
+        self._deaths = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until cancelled."""
@@ -145,8 +146,8 @@ class Watch:
             return lost
 
     def statistics(self) -> dict[str, int]:
-        """Return how many directories are watched, and with how many inotify instances."""
-        return {"directories": len(self._covered), "instances": len(self._arms)}
+        """Return how many directories are watched, with how many inotify instances, and how often one died."""
+        return {"directories": len(self._covered), "instances": len(self._arms), "deaths": self._deaths}
 
     def covers(self, directory: Watched) -> bool:
         """Whether this very directory is watched."""
@@ -295,6 +296,7 @@ class Watch:
 
     async def _bury(self, paths: list[bytes], reason: str, delay_s: float) -> None:
         """Doubt what a dead arm watched, after a while: a lasting cause would make a busy loop."""
+        self._deaths += 1
         log.warning("watch died", directories=len(paths), reason=reason, retry_s=round(delay_s, 2))
         await trio.sleep(delay_s)
         self._doubt(paths)
@@ -331,6 +333,12 @@ def _reason(error: BaseException) -> str:
         limit = _limit("max_user_instances")
         return f"{reason}; raise fs.inotify.max_user_instances (now {limit}); everything is swept meanwhile"
     return reason
+
+
+def limits() -> dict[str, int]:
+    """Return what the kernel allows a user: `watches` and `instances`; what it does not tell is left out."""
+    texts = {name: _limit(f"max_user_{name}") for name in ("watches", "instances")}
+    return {name: int(text) for name, text in texts.items() if text.isdigit()}
 
 
 def _limit(name: str) -> str:

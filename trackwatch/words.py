@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rich.cells import cell_len, chop_cells
 
 # Colour where it means something; a word that is in neither set, and no number, wants to be looked at.
-_GREEN = {"watching", "ok", "connected", "importing"}
+_GREEN = {"watching", "ok", "connected", "listening", "importing"}
 _PLAIN = {"idle", "busy", "starting", "stopping", "stopped", "not watched", "-", ""}
 _RED = {"refused", "not running", "silent", "unwritable"}
 _LABEL_CELLS, _WORD_CELLS = 9, 15

@@ -17,7 +17,7 @@ PACKAGE = Path(trackwatch.__file__).parent
 ORDER = (
     "__init__",
     # values and rules that know nothing of the outside
-    "errors", "clock", "backoff", "progress", "track", "event", "settle",
+    "errors", "clock", "backoff", "meters", "progress", "track", "event", "settle",
     # one outside thing each
     "patterns", "statx", "mounts", "id3", "mp4", "tags", "spans", "sweep", "probe", "watch", "words", "screen",
     "log", "folder", "values", "settings", "contract", "frames", "amqp", "jsonl",
@@ -25,7 +25,7 @@ ORDER = (
     "database", "catalogue", "outbox", "record", "store",
     # what is going on
     "correlate", "trust", "look", "root", "sweeper", "reconcile", "pool", "workers", "publisher", "status", "bars",
-    "replay",
+    "replay", "metrics", "web",
     # the program
     "daemon", "cli", "__main__",
 )  # fmt: skip
@@ -50,6 +50,10 @@ KNOWN_TO: Mapping[str, set[str]] = {
     "pydantic": {"values", "settings", "contract"},
     "pydantic_settings": {"settings"},
     "typing_extensions": {"contract"},
+    "hypercorn": {"web"},
+    "starlette": {"web"},
+    "prometheus_client": {"metrics"},
+    "logging": {"log", "web"},
     "click": {"cli"},
     # For the command line it is the type of what it is given.
     "rich": {"words", "screen", "log", "bars", "cli"},
@@ -57,7 +61,7 @@ KNOWN_TO: Mapping[str, set[str]] = {
 # What every module may know.
 FREE = {"trio", "structlog"}
 # Decide, and so take `now` as an argument and do no I/O.
-PURE = ("backoff", "progress", "settle", "correlate", "track", "event")
+PURE = ("backoff", "meters", "progress", "settle", "correlate", "track", "event")
 EMPTY_NAMES = {"manager", "handler", "service", "helper", "common", "base", "utils", "util", "helpers", "misc"}
 
 
