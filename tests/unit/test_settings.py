@@ -341,6 +341,17 @@ def test_secrets_are_never_shown(environment: Environment, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("text", "address"),
+    [("9464", ("127.0.0.1", 9464)), ("0.0.0.0:80", ("0.0.0.0", 80)), ("[::]:80", ("::", 80)), ("off", None)],
+)
+def test_a_port_alone_is_one_of_this_machine_only(
+    environment: Environment, text: str, address: tuple[str, int] | None
+) -> None:
+    environment(DATA_DIR="/a", TRACKWATCH_HTTP=text)
+    assert load().http == address
+
+
+@pytest.mark.parametrize(
     ("name", "value", "wrong"),
     [
         ("MAX_CONCURRENT_FILES", "ten", "not a whole number from 1 to 1000"),
@@ -368,8 +379,9 @@ def test_secrets_are_never_shown(environment: Environment, tmp_path: Path) -> No
         ("TRACKWATCH_SETTLE_MAX_S", "0.1", "less than TRACKWATCH_SETTLE_S=0.25"),
         ("TRACKWATCH_SWEEP_S", "0", "not a number from 0.1 to 604800"),
         ("TRACKWATCH_UNROUTABLE", "lose", "not one of hold, park, drop"),
-        ("TRACKWATCH_HTTP", "8080", "not host:port, such as 127.0.0.1:8080, or off"),
-        ("TRACKWATCH_HTTP", "h:0", "not host:port with a port from 1 to 65535, or off"),
+        ("TRACKWATCH_HTTP", "here", "not host:port with a port from 1 to 65535, such as 127.0.0.1:9464, or off"),
+        ("TRACKWATCH_HTTP", "h:0", "not host:port with a port from 1 to 65535, such as 127.0.0.1:9464, or off"),
+        ("TRACKWATCH_HTTP", ":80", "no host before the port: 127.0.0.1 for this machine alone, 0.0.0.0 for everybody"),
         ("TRACKWATCH_LOG_LEVEL", "loud", "not one of debug, info, warning, error"),
         ("TRACKWATCH_LOG_FORMAT", "xml", "not one of auto, json, console"),
     ],
