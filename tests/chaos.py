@@ -969,7 +969,7 @@ class Chaos:
             if "was deleted or replaced" not in said or "Traceback" in said:
                 raise Problem(f"{DELETED}: it says {said[-2000:]}")
             record.words[f"exit code {code}"] += 1
-            record.reasons[said.strip().splitlines()[-1]] += 1
+            record.reasons[json.loads(said.splitlines()[-1])["reason"]] += 1
             record.logged.update({": ".join(filter(None, (event, reason))) for event, reason in log.troubles()})
             self.oracle.read()
             self.oracle.check()

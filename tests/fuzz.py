@@ -432,7 +432,9 @@ class Fuzz:
     def _read_log(self) -> None:
         """Count the files that have ended a process, by this start's log, which is for people: no tracebacks there."""
         said = self.running.stderr()
-        self.deaths += said.count('"file ended its process"')
+        for line in map(json.loads, said.splitlines()):
+            if line["event"] == "file ended its process":
+                self.deaths += 1 + line.get("held_back", 0)
         self.check("Traceback" not in said, f"the log has a traceback: {said[said.find('Traceback') :][:2000]}")
 
     # --- its result ---

@@ -9,6 +9,7 @@ to be sent again under its old id. Functions are Trio-flavoured unless their doc
 import asyncio
 import logging
 import math
+import os
 import re
 import socket
 import ssl
@@ -49,9 +50,17 @@ SHOWN = re.compile(r"(amqps?://)(?:([^:@]*)(?::.*)?(@))?(\[[^]@]*\]|[^:/?#@]*)(:
 LostSession: TypeAlias = BrokerUnavailable | BrokerRefused
 
 # What comes out of aio-pika when a session breaks. asyncio.CancelledError is among them: aiormq cancels its futures
-# when it misses heartbeats. OSError includes TimeoutError and ssl.SSLError, EOFError is an incomplete read.
-HUNG_UP = (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError)
-BREAKAGES = (asyncio.CancelledError, amqp_errors.AMQPError, amqp_errors.ChannelInvalidStateError, OSError, EOFError)
+# when it misses heartbeats. OSError includes TimeoutError and ssl.SSLError, EOFError is an incomplete read. With a
+# StopAsyncIteration aiormq says that the other side had hung up before it began to read, as a port forwarder does.
+HUNG_UP = (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError, StopAsyncIteration)
+BREAKAGES = (
+    asyncio.CancelledError,
+    amqp_errors.AMQPError,
+    amqp_errors.ChannelInvalidStateError,
+    OSError,
+    EOFError,
+    StopAsyncIteration,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +199,7 @@ class AmqpSink:
                 await trio_asyncio.aio_as_trio(self._say_goodbye)(patience_s)
             except BREAKAGES as error:
                 # No event is in hand here: what has no outcome is sent again, however the session ended.
-                log.debug("closing the session failed", broker=self._broker.display, error=_reason(error))
+                log.debug("session not closed", target=self._broker.display, reason=_reason(error))
         self._line.abort()  # also when connecting was broken off half-way, and aio-pika knows of no connection
 
     async def _cross(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -482,7 +491,7 @@ def _note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     These are echoes of a broken session in futures that nobody awaits any more; its cause has been raised elsewhere.
     """
     error = context.get("exception")
-    log.debug("asyncio reports", message=context.get("message"), error=None if error is None else _reason(error))
+    log.debug("session echo", message=context.get("message"), reason="" if error is None else _reason(error))
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -506,7 +515,9 @@ def _reason(error: BaseException) -> str:
     if isinstance(innermost, ssl.SSLError):
         return _one_line(getattr(innermost, "verify_message", None) or innermost.reason or str(innermost)).lower()
     if isinstance(innermost, OSError) and innermost.strerror:
-        return innermost.strerror.lower()
+        # asyncio puts the address into the text, which we have told already; a resolver's errors have negative numbers.
+        number = innermost.errno or 0
+        return (os.strerror(number) if number > 0 else innermost.strerror).lower()
     return _one_line(str(innermost)) or type(innermost).__name__
 
 

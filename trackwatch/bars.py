@@ -4,9 +4,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import structlog
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -19,9 +20,9 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def import_progress(console: Console) -> Iterator[Callable[[Progress], None]]:
+def import_progress(console: Console, *, as_lines: bool = False) -> Iterator[Callable[[Progress], None]]:
     """Give what shows the import's progress: a bar on a terminal, a line of the log now and then elsewhere."""
-    if not console.is_terminal:
+    if as_lines or not console.is_terminal or console.is_dumb_terminal:
         yield _ProgressLines().show
         return
     bar = _import_bar(console)
@@ -60,15 +61,17 @@ class _ProgressLines:
         if progress.done or since_s < PROGRESS_LINE_S or not (is_further or since_s >= PROGRESS_LINE_MAX_S):
             return
         self._told_at, self._told_files = time.monotonic(), progress.files
+        # Only an import that was not finished before has been counted; any other start compares with what is known.
+        is_counted = progress.files_total >= max(1, progress.files)
         log.info(
             "importing",
             files=progress.files,
-            files_total=progress.files_total,
+            files_total=progress.files_total if is_counted else None,
             size_bytes=progress.size_bytes,
-            total_bytes=progress.total_bytes,
+            total_bytes=progress.total_bytes if is_counted else None,
             bytes_per_s=round(progress.bytes_per_s),
             left_s=None if progress.left_s is None else round(progress.left_s),
-            words=_facts(progress),
+            words=_facts(progress) if is_counted else f"{progress.files:,} files so far",
         )
 
 
@@ -80,8 +83,22 @@ def _facts(progress: Progress) -> str:
     )
 
 
+class _ImportBar(Bar):
+    def get_renderable(self) -> RenderableType:
+        return _Narrower(super().get_renderable())
+
+
+class _Narrower(NamedTuple):
+    """What leaves the last columns free: the `^C` of an interrupt would begin another line, and the bar would stay."""
+
+    shown: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.shown, options.update_width(max(1, options.max_width - len("^C") - 1)))
+
+
 def _import_bar(console: Console) -> Bar:
-    return Bar(
+    return _ImportBar(
         TextColumn("importing"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[facts]}"),

@@ -1,4 +1,4 @@
-"""The command line: run, status, replay, version. Exit codes are in `errors.ExitCode`; errors are one line each.
+"""The command line: run, check, status, replay, ... Exit codes are in `errors.ExitCode`; errors are one line each.
 
 `status` is a health check, which runs each half minute for as long as the daemon does, and beside an import that needs
 every core. So what takes long to import, and `status` can do without, is imported where it is used.
@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,8 @@ from trackwatch.replay import (
     queue,
     shown_time,
 )
-from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, lines
-from trackwatch.words import Line, lay_out, line
+from trackwatch.status import PROBLEMS_SHOWN, broker_word, collect, lines, watched_roots
+from trackwatch.words import LayOut, Line, lay_out, lay_out_verdicts, line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,10 +52,10 @@ REPLAY_LOOK_S = 0.25
 
 def main() -> None:
     """Run the command line and leave with the right exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that is not UTF-8 shows names and marks as it can.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    # A terminal that is not UTF-8 shows names and marks as it can.
+    output = _watch_output()
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="replace")
     try:
         code = cli.main(standalone_mode=False, prog_name="trackwatch")
     except click.exceptions.Abort:
@@ -73,7 +73,47 @@ def main() -> None:
         first = _first(known)
         _complain(first)
         code = first.exit_code
+    except OSError:
+        if output is None or output.loss is None:
+            raise
+        _give_up_output(output.loss)
+        code = ExitCode.DEFECT
     sys.exit(int(code or 0))
+
+
+class _Output(io.FileIO):
+    """Standard output, which remembers why it takes nothing: an error of it is no defect, whoever runs into it."""
+
+    loss: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.loss = error
+            raise
+
+
+def _watch_output() -> _Output | None:
+    """Put standard output onto one that remembers; None where there is none, or not as Python makes it."""
+    before = sys.stdout
+    if not isinstance(before, io.TextIOWrapper):
+        return None
+    before.flush()
+    output = _Output(before.fileno(), "wb", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(output), before.encoding, "replace", line_buffering=before.line_buffering
+    )
+    return output
+
+
+def _give_up_output(loss: OSError) -> None:
+    # What is left of it would be tried again at the interpreter's end, which then has an exit code of its own.
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    reason = (loss.strerror or str(loss)).lower()
+    _complain(TrackwatchError(f"cannot write to standard output: {reason}; make room, or look at where it goes"))
 
 
 def _first(group: BaseExceptionGroup[TrackwatchError]) -> TrackwatchError:
@@ -97,6 +137,7 @@ def cli() -> None:
     \b
     trackwatch run ~/Music > events.jsonl      events as JSON lines
     trackwatch run ~/Music --to amqp://rabbit  events to RabbitMQ
+    trackwatch check ~/Music                   would all be well?
     trackwatch status                          is all well?
 
     Every setting has an environment variable; the README lists them.
@@ -120,17 +161,58 @@ def run(roots: tuple[str, ...], to: str | None, once: bool) -> None:
 
     from trackwatch import daemon
     from trackwatch.bars import import_progress
-    from trackwatch.log import set_up_log
+    from trackwatch.log import Log
     from trackwatch.screen import open_console
     from trackwatch.settings import load
 
-    settings = load(roots=roots, to=to)
     console = open_console()
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not console.is_terminal)
-    set_up_log(settings.log_level, as_json=as_json, console=console)
-    with import_progress(console) as show:
-        code = trio.run(partial(daemon.run, settings, once=once, show=show))
+    log = Log(console)
+    log.take_in_libraries()
+    # What is wrong with the settings is told in the form that they ask for.
+    with log.last_words(os.environ.get("TRACKWATCH_LOG_FORMAT", "auto").lower()):
+        settings = load(roots=roots, to=to)
+        log.set_up(settings.log_level, settings.log_format)
+        with import_progress(console, as_lines=log.as_json) as show:
+            code = trio.run(partial(daemon.run, settings, once=once, show=show, tend_log=log.tell_held))
     sys.exit(int(code))
+
+
+@cli.command("check")
+@click.argument("roots", nargs=-1, metavar="[ROOT]...")
+@click.option("--to", metavar="URL", help="Where events would go, as for `trackwatch run`.")
+@click.option("--json", "as_json", is_flag=True, help="The same facts for machines.")
+def check_all(roots: tuple[str, ...], to: str | None, as_json: bool) -> None:
+    """Look at everything before it hurts: roots, limits, state, broker, clock; with the settings of `trackwatch run`.
+
+    It makes and changes nothing, and does not disturb a daemon that runs. Ask as the user of the daemon, and where it
+    runs (in its container): what one may do, another may not.
+
+    
+    Exit code:
+      0  all is well, or there are warnings
+      1  something failed
+      2  usage, or a wrong setting
+
+    
+    Examples:
+      trackwatch check ~/Music
+      trackwatch check /data/music --to amqps://user:secret@rabbit/music
+      trackwatch check --json
+    """
+    from trackwatch import finding
+    from trackwatch.check import check
+    from trackwatch.screen import open_console
+    from trackwatch.settings import load_usable
+
+    console = open_console()
+    with console.status("looking at roots, limits, state and broker") if console.is_terminal else nullcontext():
+        findings = list(check(load_usable(roots=roots, to=to)))
+    if as_json:
+        click.echo(json.dumps(finding.report(findings), ensure_ascii=False, indent=2))
+    else:
+        _print_lines(finding.lines(findings), lay_out_verdicts)
+        click.echo(finding.summary(findings))
+    sys.exit(finding.exit_code(findings))
 
 
 @cli.command()
@@ -163,7 +245,7 @@ def status(as_json: bool, every_s: float | None, problems_max: int) -> None:
       1  degraded: a root, the broker, the state or the daemon needs a person, or patience
       2  usage
       3  there is no state, or it cannot be read
-      4  not running
+      4  not running, or silent: it hangs
 
     \b
     Examples:
@@ -201,18 +283,18 @@ def _terminal() -> "Console | None":
     return console if console.is_terminal else None
 
 
-def _print_lines(shown: Iterable[Line]) -> None:
+def _print_lines(shown: Iterable[Line], laid_out: LayOut = lay_out) -> None:
     if (terminal := _terminal()) is not None:
         from trackwatch.screen import print_lines
 
-        print_lines(terminal, shown)
+        print_lines(terminal, shown, laid_out)
     elif (stream := _output()) is not None:
-        stream.write(_plain(shown))
+        stream.write(_plain(shown, laid_out))
         stream.flush()
 
 
-def _plain(shown: Iterable[Line]) -> str:
-    return "".join(f"{row.text}\n" for row in lay_out(shown, None))
+def _plain(shown: Iterable[Line], laid_out: LayOut = lay_out) -> str:
+    return "".join(f"{row.text}\n" for row in laid_out(shown, None))
 
 
 def _watch(look: Callable[[], dict[str, Any]], report: dict[str, Any], every_s: float, *, as_json: bool) -> int:
@@ -400,6 +482,12 @@ def accept(root: str, yes: bool) -> None:
         if path not in known:
             watched = ", ".join(repr(os.fsdecode(path)) for path in known) or "none"
             raise ConfigError(f"{root!r} is no root of this state (there are: {watched})")
+        watched_now = watched_roots(folder)
+        if watched_now is not None and displayed(path) not in watched_now:
+            raise ConfigError(
+                f"the running daemon does not watch {root!r}: nothing is told of it; add it to DATA_DIR, restart the"
+                " daemon, and look at trackwatch status"
+            )
         if not yes:
             question = f"tell the removal of whatever is missing of {known[path].files:,} files in {os.fsdecode(path)}?"
             if not sys.stdin.isatty():

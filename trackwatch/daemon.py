@@ -1,7 +1,7 @@
 """The daemon: all wiring on one screen, and the order in which everything stops.
 
     store open
-    └─ keeping nursery          writer · signals · snapshot · pruning · HTTP face
+    └─ keeping nursery          writer · signals · snapshot · log · pruning · HTTP face
        └─ delivery nursery      publisher
           └─ pool's nursery     one task for each process that describes files
           └─ intake nursery     workers
@@ -13,7 +13,6 @@ second signal cancels everything. What was not sent stays pending, under its old
 
 import os
 import signal
-import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -38,6 +37,7 @@ from trackwatch.settings import Settings
 from trackwatch.settle import DirtySet
 from trackwatch.status import lock_mark, not_ready, shown_path, write_snapshot
 from trackwatch.store import Reader, Store, open_store
+from trackwatch.summary import Counts, keep_summarising
 from trackwatch.sweep import Wanted, check_root
 from trackwatch.values import AmqpTarget, JsonLinesTarget
 from trackwatch.watch import limits
@@ -57,12 +57,22 @@ SNAPSHOT_S, SNAPSHOT_MAX_S = 1.0, 10.0
 # A chunk of 1000 deletions holds the writer up for about 20 ms.
 OUTBOX_LOOK_S, PRUNE_ROWS = 10.0, 1000
 PROGRESS_S = 0.2
+# How late what the log has held back may be told.
+LOG_LOOK_S = 5.0
 
 log = structlog.get_logger()
 
 
-async def run(settings: Settings, *, once: bool = False, show: Callable[[Progress], None] = lambda _: None) -> ExitCode:
+async def run(
+    settings: Settings,
+    *,
+    once: bool = False,
+    show: Callable[[Progress], None] = lambda _: None,
+    tend_log: Callable[[], None] = lambda: None,
+) -> ExitCode:
     """Run the daemon until it is told to stop; with `once`, until everything is imported and delivered.
+
+    `show` is called with the progress of an import, `tend_log` every few seconds.
 
     Raises:
         StoreError: the state cannot be used.
@@ -93,6 +103,8 @@ async def run(settings: Settings, *, once: bool = False, show: Callable[[Progres
                 described, pool_statistics = WorkerStatistics(), PoolStatistics()
                 face = _Face(settings, store, reconcile, described, pool_statistics, publisher)
                 keeping.start_soon(face.keep_snapshot)
+                keeping.start_soon(face.keep_summarising)
+                keeping.start_soon(_tend, tend_log)
                 if settings.http is not None:
                     keeping.start_soon(face.serve, *settings.http)
                 keeping.start_soon(_keep_outbox_small, store, outbox_reader, reconcile, settings)
@@ -167,6 +179,12 @@ async def _receive_signals(
             stop.set()
 
 
+async def _tend(tend_log: Callable[[], None]) -> None:
+    while True:
+        await trio.sleep(LOG_LOOK_S)
+        tend_log()
+
+
 async def _publish_until_closed(publisher: Publisher, stop: trio.Event) -> None:
     await publisher.run()
     stop.set()  # whoever read our output has gone: nothing is left to be done
@@ -212,14 +230,14 @@ async def _drain(publisher: Publisher, *, patient: bool) -> None:
 
 
 def _greet(settings: Settings, store: Store) -> None:
+    structlog.contextvars.bind_contextvars(instance=store.instance_id)  # every task and thread inherits it
     for warning in settings.warnings:
-        log.warning("setting", words=warning, problem=warning)
+        log.warning("setting", reason=warning)
     state = shown_path(os.fsencode(settings.state_dir))
     log.info(
         "trackwatch",
         version=__version__,
-        instance=store.instance_id,
-        state=str(settings.state_dir),
+        state_dir=str(settings.state_dir),
         words=f"{__version__} · instance {store.instance_id} · state {state}",
     )
     target = settings.sink
@@ -253,6 +271,8 @@ class _Face:
         self._paces = {name: Pace() for name in ("files", "bytes", "published")}
         self._import_pace = ImportPace()
         self._last_swept_us: int | None = None  # by an earlier process
+        self._has_stale_snapshot = False  # it could not be written
+        self._writing_snapshot = trio.Lock()  # two at once would take each other's file away, or the older one stay
 
     async def keep_snapshot(self) -> None:
         """Write the snapshot when there is news, looking each second, and now and then without any; until cancelled."""
@@ -268,10 +288,17 @@ class _Face:
     async def write_snapshot(self) -> None:
         """Write what is true now."""
         try:
-            await trio.to_thread.run_sync(write_snapshot, self._settings.state_dir, self._snapshot())
+            async with self._writing_snapshot:
+                await trio.to_thread.run_sync(write_snapshot, self._settings.state_dir, self._snapshot())
         except OSError as error:
             # Only people's view of the daemon suffers; the store says for itself when it cannot write.
-            log.warning("snapshot not written", reason=(error.strerror or str(error)).lower())
+            if not self._has_stale_snapshot:
+                log.warning("snapshot not written", reason=(error.strerror or str(error)).lower())
+            self._has_stale_snapshot = True
+        else:
+            if self._has_stale_snapshot:
+                log.info("snapshot written again")
+            self._has_stale_snapshot = False
 
     def _snapshot(self) -> dict[str, Any]:
         broker, store, described, web = self._publisher.state, self._store.statistics, self._described, self._web
@@ -341,7 +368,8 @@ class _Face:
         from trackwatch.metrics import Facts, look_at_disk
 
         disk = await trio.to_thread.run_sync(look_at_disk, self._settings.state_dir)
-        events, root_totals, problems = await reader.read(_stored)
+        events, root_totals = await reader.read(outbox.totals), await reader.read(catalogue.totals)
+        problems = await reader.read(catalogue.count_problems)
         snapshot = self._snapshot()
         intake, broker, oldest_us = snapshot["intake"], self._publisher.state, events.oldest_pending_us
         importing = intake["import"]
@@ -361,7 +389,7 @@ class _Face:
             roots=self._reconcile.roots,
             root_totals=root_totals,
             dirty=intake["dirty"],
-            in_flight=intake["in_hand"],
+            in_flight=intake["in_flight"],
             in_flight_max=self._settings.max_concurrent_files,
             calls=self._pool.calls,
             described_files=intake["described"],
@@ -382,15 +410,35 @@ class _Face:
             disk=disk,
         )
 
+    async def keep_summarising(self) -> None:
+        """Log what was done, now and then, until cancelled."""
+        with self._store.open_reader() as reader:
+
+            async def counts() -> Counts:
+                events = await reader.read(outbox.totals)
+                return Counts(
+                    events=dict(self._store.appended),
+                    published=self._publisher.state.published,
+                    described=self._described.files,
+                    described_bytes=self._described.size_bytes,
+                    pending=events.pending,
+                    parked=events.parked,
+                    problems=await reader.read(catalogue.count_problems),
+                )
+
+            await keep_summarising(counts)
+
     async def announce(self, show: Callable[[Progress], None]) -> None:
         """Show the import's progress until all roots were swept; then say that we are watching."""
         with self._store.open_reader() as reader:
             self._last_swept_us = await reader.read(catalogue.last_swept_us)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._show_progress, show)
-            await self._reconcile.wait_swept()
-            nursery.cancel_scope.cancel()
-        show(self._progress(done=True))
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._show_progress, show)
+                await self._reconcile.wait_swept()
+                nursery.cancel_scope.cancel()
+        finally:
+            show(self._progress(done=True))  # also when it is broken off
         with self._store.open_reader() as reader:
             totals = await reader.read(catalogue.totals)
             problems = await reader.read(catalogue.count_problems)
@@ -445,10 +493,6 @@ class _Face:
             return (await reader.read(outbox.totals)).pending
 
 
-def _stored(conn: sqlite3.Connection) -> tuple[outbox.OutboxTotals, list[catalogue.RootTotals], int]:
-    return outbox.totals(conn), catalogue.totals(conn), catalogue.count_problems(conn)
-
-
 def _root_json(state: RootState) -> dict[str, Any]:
     return {
         "path": displayed(state.root.path),
@@ -457,7 +501,7 @@ def _root_json(state: RootState) -> dict[str, Any]:
         "since": rfc3339(state.since_us),
         "fstype": state.fstype,
         "is_remote": state.is_remote,
-        "directories": len(state.mtimes),
+        "directories": state.directories,
         "sweeping": state.is_sweeping,
         "sweep_seconds": round(state.sweep_seconds, 3),
         "unwatched_directories": len(state.blind),

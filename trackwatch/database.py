@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from trackwatch.errors import StoreBusy, StoreError
+from trackwatch.errors import StoreBusy, StoreError, StoreOutdated
 from trackwatch.mounts import mount_of, read_mounts
 
 T = TypeVar("T")
@@ -348,33 +348,42 @@ def _open_beside(path: Path, stack: ExitStack, *, writing: bool) -> sqlite3.Conn
 
 
 def _open_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
+    log_file = Path(f"{path}-wal")
+    if not _has_content(log_file) and running_pid(path.parent) is None:
+        # Everything is in the database, and nobody writes. Opened in another way, even to read, SQLite makes its two
+        # files beside it, and leaves them. A daemon that starts now writes to its log first, and we have read by then.
+        return stack.enter_context(closing(connect(path, "ro&immutable=1")))
     try:
         conn = stack.enter_context(closing(connect(path, "ro")))
         conn.execute("PRAGMA schema_version").fetchone()
     except sqlite3.OperationalError as error:
-        # Even to read, SQLite wants its two files beside the database, and cannot make them here.
+        # SQLite wants its two files, and cannot make them here.
         if not is_one_of(error, ("SQLITE_CANTOPEN", "SQLITE_READONLY")) or running_pid(path.parent) is not None:
             raise
     else:
         return conn
-    log_file = Path(f"{path}-wal")
-    if log_file.exists() and log_file.stat().st_size:
-        # What was committed last is there alone, and it can only be read by writing beside it.
-        import shutil
-        from tempfile import TemporaryDirectory  # some milliseconds, and hardly ever needed
+    # What was committed last is in the log alone, and it can only be read by writing beside it.
+    import shutil
+    from tempfile import TemporaryDirectory  # some milliseconds, and hardly ever needed
 
-        copy = Path(stack.enter_context(TemporaryDirectory(prefix="trackwatch-"))) / path.name
-        for source, target in ((path, copy), (log_file, Path(f"{copy}-wal"))):
-            shutil.copyfile(source, target)
-        return stack.enter_context(closing(connect(copy, "rw")))
-    return stack.enter_context(closing(connect(path, "ro&immutable=1")))
+    copy = Path(stack.enter_context(TemporaryDirectory(prefix="trackwatch-"))) / path.name
+    for source, target in ((path, copy), (log_file, Path(f"{copy}-wal"))):
+        shutil.copyfile(source, target)
+    return stack.enter_context(closing(connect(copy, "rw")))
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _check_current(conn: sqlite3.Connection, path: Path) -> None:
     ours = step_names()
     _refuse_newer(ours, conn, path)
     if ours - _applied(conn):
-        raise StoreError(
+        raise StoreOutdated(
             f"the state {str(path)!r} was written by an older trackwatch: start this one's daemon once, which brings it"
             " up to date, or use that one's commands"
         )

@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     DEFECT = 1  # also `trackwatch status`: degraded
     USAGE = 2
     STORE = 3
-    NOT_RUNNING = 4
+    NOT_RUNNING = 4  # or silent: it hangs
 
 
 class TrackwatchError(Exception):
@@ -60,6 +60,10 @@ class StoreError(TrackwatchError):
     """The state cannot be used (locked, foreign, newer, damaged, not writable): the daemon does not start, or ends."""
 
     exit_code = ExitCode.STORE
+
+
+class StoreOutdated(StoreError):
+    """The state was written by an older trackwatch: the next start of the daemon brings it up to date."""
 
 
 class StoreBusy(TrackwatchError):

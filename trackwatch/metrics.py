@@ -162,7 +162,7 @@ class _Told(Collector):
         states = {state.root.id: state for state in facts.roots}
         yield of_each("root_files", "Files known in a root.", {at: total.files for at, total in ours.items()})
         yield of_each("root_size_bytes", "Their size.", {at: total.size_bytes for at, total in ours.items()})
-        yield of_each("root_directories", "Its directories.", {at: len(state.mtimes) for at, state in states.items()})
+        yield of_each("root_directories", "Its directories.", {at: state.directories for at, state in states.items()})
         yield of_each(
             "root_unwatched_directories",
             "Those that cannot be watched, only swept.",

@@ -178,9 +178,12 @@ async def _call(
             answers: list[Answer] = await context.run_sync(describe_all, requests, kill_on_cancel=True, limiter=limiter)
         except OSError as error:
             # No process could be made (their number or memory is limited): the files wait, nothing is lost.
-            log.warning("no process can be started", reason=(error.strerror or str(error)).lower())
+            if not backoff.attempt:
+                log.warning("process cannot be started", reason=(error.strerror or str(error)).lower())
             await trio.sleep(backoff.next_s())
         else:
+            if backoff.attempt:
+                log.info("process can be started again")
             return answers
 
 
@@ -222,4 +225,4 @@ async def _open_context(idle_s: float) -> AsyncIterator[trio_parallel.WorkerCont
             yield context
     except trio_parallel.BrokenWorkerError as error:
         # An idle one had been ended by somebody, or did not end by itself: no file was in its hand, and it is gone now.
-        log.debug("idle process ended", reason=_cause(error))
+        log.debug("process ended idle", reason=_cause(error))

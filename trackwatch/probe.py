@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -89,9 +90,12 @@ def prepare_process() -> None:
     for number in (signal.SIGIO, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # SIGIO: see `_writer`; the daemon ends this process by closing its pipe
     signal.signal(signal.SIGVTALRM, _give_up)
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    allowed = _allowed_bytes()
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(NICENESS)
+    # Whatever a library prints, or warns of, must come between neither events nor lines of the log.
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")  # when memory runs out, better this process than the daemon
@@ -153,7 +157,8 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES - RESERVED_BYTES, ADDRESS_SPACE_BYTES))
+    allowed = _allowed_bytes()
+    resource.setrlimit(resource.RLIMIT_AS, (allowed - RESERVED_BYTES, allowed))
     signal.setitimer(signal.ITIMER_PROF, PARSE_KILL_CPU_S)  # SIGPROF has its default action, which ends the process
     signal.setitimer(signal.ITIMER_VIRTUAL, PARSE_CPU_S)
     try:
@@ -161,7 +166,13 @@ def _limited() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+
+
+def _allowed_bytes() -> int:
+    """Return how much address space this process may have: our limit, or a lower one that it was started under."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    return ADDRESS_SPACE_BYTES if hard == resource.RLIM_INFINITY else min(ADDRESS_SPACE_BYTES, hard)
 
 
 # Anywhere

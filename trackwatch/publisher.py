@@ -268,14 +268,31 @@ class Publisher:
             for at_us in sent_first:
                 self.state.latency.note(max(0, now_us - at_us) / 1e6)
 
-    def _say(self, word: BrokerWord, reason: str = "", **fields: object) -> None:
+    def _say(self, word: BrokerWord, reason: str = "", retry_s: float = 0.0) -> None:
         changed = self.state.word is not word
         if changed:
             self.state.since_us = self._store.now_us()
         self.state.word, self.state.reason = word, reason
-        if changed and word is not BrokerWord.CLOSED:
-            level = {BrokerWord.CONNECTED: log.info, BrokerWord.REFUSED: log.error}.get(word, log.warning)
-            level(f"broker {word}", **({"reason": reason} if reason else {}), **fields)
+        if changed:
+            _tell(word, reason, retry_s)
+
+
+def _tell(word: BrokerWord, reason: str, retry_s: float) -> None:
+    match word:
+        case BrokerWord.CONNECTED:
+            log.info("broker connected")
+        case BrokerWord.UNAVAILABLE:
+            log.warning("broker unavailable", reason=reason, retry_s=round(retry_s, 2))
+        case BrokerWord.REFUSED:
+            log.error("broker refused", reason=reason, retry_s=round(retry_s, 2))
+        case BrokerWord.BLOCKED:
+            log.warning("broker blocked", reason=reason)
+        case BrokerWord.UNROUTABLE:
+            log.error("broker unroutable", reason=reason)
+        case BrokerWord.REJECTED:
+            log.warning("broker rejected", reason=reason)
+        case _:
+            pass  # starting; and whoever closed our output has done so on purpose
 
 
 def _set_first(events: list[trio.Event], count: int) -> None:

@@ -132,9 +132,15 @@ class Reconcile:
 
     def hold_back(self, hold: bool) -> None:
         """Take no more work for now (the outbox is full), or go on; hints go on merging, and nothing is lost."""
-        if hold is not self.is_held_back:
-            self.is_held_back = hold
-            self._work.set()
+        if hold is self.is_held_back:
+            return
+        self.is_held_back = hold
+        self._work.set()
+        if hold:
+            reason = "as many events wait as TRACKWATCH_OUTBOX_MAX allows; changes are found once they are published"
+            log.warning("intake held back", reason=reason)
+        else:
+            log.info("intake goes on")
 
     def probed(self) -> None:
         """Called by a worker that has read its file and has only to record it: another may begin to read."""
@@ -200,6 +206,7 @@ class Reconcile:
         return {
             "dirty": settle.live + settle.bulk,
             "in_hand": settle.in_hand,
+            "in_flight": len(self._to_read_bytes) - len(self._ready_live) - len(self._ready_bulk),
             "probing": self._probing,
             "vanished": len(self._vanished),
             "watched_directories": watch["directories"],
@@ -221,7 +228,8 @@ class Reconcile:
         while True:
             self._work = trio.Event()
             for root_id in self._settle.take_flooded():
-                log.warning("flooded with changes, sweeping instead", root=self._roots[root_id].path)
+                reason = "too many changes wait to be looked at one by one: sweeping instead"
+                log.warning("root flooded", root=self._roots[root_id].path, reason=reason)
                 self._sweeper.ask(Location(root_id, b""))
             if self.is_held_back:
                 await self._work.wait()

@@ -28,9 +28,6 @@ class RootWord(StrEnum):
     SUSPECT = "suspect"
 
 
-_EVENTS = {RootWord.UNAVAILABLE: "root unavailable", RootWord.SUSPECT: "root suspect"}
-
-
 @dataclass(slots=True)
 class RootState:
     """How one root stands; written by the sweeper's tasks, read by others."""
@@ -53,10 +50,17 @@ class RootState:
     sweeps: Total = field(default_factory=Total)  # all of this process
     files_listed: int = 0  # wanted ones, counted before the first sweep compares them
     bytes_listed: int = 0
+    listed: int = 0  # directories, by the sweep under way or the last one
     # Every directory, absolute, with the modification time that it had when it was last compared.
     mtimes: dict[bytes, int] = field(default_factory=dict)
     blind: set[bytes] = field(default_factory=set)  # absolute; directories that cannot be watched
     unlistable: set[bytes] = field(default_factory=set)  # relative
+    told_unlistable: set[bytes] = field(default_factory=set)  # of those and the last sweep's: what the log has told
+
+    @property
+    def directories(self) -> int:
+        """How many directories it has; a sweep goes through `mtimes` from the beginning."""
+        return self.listed if self.is_sweeping else len(self.mtimes)
 
     def say(self, word: RootWord, reason: str = "", *, now_us: int) -> None:
         """Change the state; log it if it is another word."""
@@ -64,17 +68,19 @@ class RootState:
         if was is word:
             return
         self.since_us = now_us
-        path = os.fsdecode(self.root.path)
         if word is RootWord.OK and was is not RootWord.STARTING:
-            log.warning("root ok again", path=path)
-        elif word is not RootWord.OK:
-            log.error(_EVENTS[word], path=path, reason=reason)
+            log.info("root ok again", root=self.root.path)
+        elif word is RootWord.UNAVAILABLE:
+            log.error("root unavailable", root=self.root.path, reason=reason)
+        elif word is RootWord.SUSPECT:
+            log.error("root suspect", root=self.root.path, reason=reason)
 
     def introduce(self, directories: int) -> None:
         """Log what was found when it was listed first."""
-        path = os.fsdecode(self.root.path)
-        found = f"{self.files_listed:,} files in " if self.files_listed else ""
+        path, fstype, files = self.root.path, self.fstype, self.files_listed
+        found = f"{files:,} files in " if files else ""
         found += f"{directories:,} directories"
         remote = f"swept each {REMOTE_SWEEP_S:.0f} s, notifications do not come from there" if self.is_remote else ""
-        words = " · ".join(part for part in (path, self.fstype, found, remote) if part)
-        log.info("root", path=path, fstype=self.fstype, files=self.files_listed, directories=directories, words=words)
+        words = " · ".join(part for part in (os.fsdecode(path), fstype, found, remote) if part)
+        # Where an earlier process has counted them, they are not counted again.
+        log.info("root", root=path, fstype=fstype, files=files or None, directories=directories, words=words)

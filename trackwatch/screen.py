@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from trackwatch.words import Line, Row, lay_out
+from trackwatch.words import LayOut, Line, Row, lay_out
 
 
 def open_console(stream: TextIO | None = None) -> Console:
@@ -16,9 +16,9 @@ def open_console(stream: TextIO | None = None) -> Console:
     return Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
 
 
-def print_lines(console: Console, lines: Iterable[Line]) -> None:
+def print_lines(console: Console, lines: Iterable[Line], laid_out: LayOut = lay_out) -> None:
     """Print lines, in columns that fit into the terminal if it is one."""
-    for row in lay_out(lines, console.width if console.is_terminal else None):
+    for row in laid_out(lines, console.width if console.is_terminal else None):
         console.print(_text(row))
 
 

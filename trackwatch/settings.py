@@ -5,10 +5,11 @@ it, his value, and what would be right. Secrets never appear in a message or a r
 the values it uses, never this object; whether a root exists is not decided here, since one may be mounted later.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -40,6 +41,12 @@ DEPRECATED_ROOT = "FILE_WATCHER_SCAN_PATH"
 # What the state folder holds; see store.py. If a pattern made us watch these, every event would cause the next one.
 _STATE_FILES = (b"trackwatch.db", b"trackwatch.db-wal", b"trackwatch.db-shm", b"lock")
 
+# More cores than any machine has.
+_UNLIMITED = 1 << 16
+
+# In place of roots that are wrong: a place where nothing can be.
+_NO_ROOTS = ("/dev/null/no-root",)
+
 # Longer values say no more in a message.
 _SHOWN_CHARS = 120
 
@@ -48,8 +55,29 @@ _KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT(_[0-9]+_(TCP|UDP)(_\w+)?)?
 
 
 def usable_cores() -> int:
-    """Return on how many cores this process may run."""
-    return len(os.sched_getaffinity(0))
+    """Return how many cores this process may use: those it may run on, and no more than its container is granted."""
+    return min(len(os.sched_getaffinity(0)), granted_cores())
+
+
+def granted_cores(proc: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many cores' time the process's control group and those above it have (`cpu.max` of cgroup v2).
+
+    A container with a limit of two cores still may run on all 64 of its host.
+    """
+    try:
+        ours = next(line[len("0::") :] for line in proc.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return _UNLIMITED
+    group = tree / ours.lstrip("/")
+    granted = _UNLIMITED
+    for at in (group, *group.parents[: len(group.parts) - len(tree.parts)]):
+        try:
+            quota, period = (at / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            continue  # the topmost has none, nor has a group without the controller
+        if quota.isdigit() and period.isdigit() and int(period):
+            granted = min(granted, max(1, math.ceil(int(quota) / int(period))))
+    return granted
 
 
 def _setting(
@@ -333,6 +361,51 @@ def _extra(field_name: str) -> Mapping[str, Any]:
     return extra
 
 
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """What can be had of wrong settings: those in which wrong values gave way to defaults, None if that does not help.
+
+    `wrong` are the names of the fields that gave way.
+    """
+
+    settings: Settings | None
+    problems: tuple[str, ...] = ()
+    wrong: frozenset[str] = frozenset()
+
+
+def load_usable(*, roots: Sequence[str] = (), to: str | None = None) -> Usable:
+    """Return the settings of this environment as far as they can be used, and every problem: to look at all the rest.
+
+    Whatever belongs to a field that gave way is not what the user meant. Changes the environment while it looks.
+    """
+    problems: list[str] = []
+    wrong: set[str] = set()
+    environment = dict(os.environ)
+    given = {name: value for name, value in {"roots": tuple(roots) or None, "to": to}.items() if value is not None}
+    try:
+        while True:
+            kept = {name: value for name, value in given.items() if name not in wrong}
+            if "roots" in wrong:
+                kept["roots"] = _NO_ROOTS
+            try:
+                settings = Settings.read({_names(name)[0]: value for name, value in kept.items()})
+            except ValidationError as error:
+                found = [dict(detail) for detail in error.errors(include_url=False)]
+                problems += [words for detail in found if (words := _worded(detail, kept)) not in problems]
+                fresh = {_field(detail) for detail in found} - wrong
+                if not fresh:
+                    return Usable(None, tuple(problems), frozenset(wrong))
+                wrong |= fresh
+                for name in fresh:
+                    for variable in _names(name):
+                        os.environ.pop(variable, None)
+            else:
+                return Usable(settings, tuple(problems), frozenset(wrong))
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
+
 def load(*, roots: Sequence[str] = (), to: str | None = None, **flags: Any) -> Settings:
     """Return the settings of this environment; `flags` are fields of Settings, None for those that were not given.
 
@@ -352,9 +425,13 @@ def load(*, roots: Sequence[str] = (), to: str | None = None, **flags: Any) -> S
     raise ConfigError(*problems)
 
 
+def _field(detail: Mapping[str, Any]) -> str:
+    return next(name for name in Settings.model_fields if detail["loc"][0] in (name, *_names(name)))
+
+
 def _worded(detail: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """Return one of pydantic's error details in the user's words."""
-    field_name = next(name for name in Settings.model_fields if detail["loc"][0] in (name, *_names(name)))
+    field_name = _field(detail)
     if detail["type"] == "missing":
         return values.NO_ROOT
     cause = detail.get("ctx", {}).get("error")

@@ -170,9 +170,16 @@ def broker_word(state_dir: Path) -> str:
     return str(_filled(_BROKER, _read_snapshot(state_dir, running_pid(state_dir)).get("broker"))["state"])
 
 
+def watched_roots(state_dir: Path) -> set[str] | None:
+    """Return the roots of the running daemon as they are displayed, by its snapshot alone; None if it has none."""
+    snapshot = _read_snapshot(state_dir, pid) if (pid := running_pid(state_dir)) else {}
+    return {str(root["path"]) for root in snapshot["roots"]} if "roots" in snapshot else None
+
+
 def exit_code(report: Mapping[str, Any]) -> ExitCode:
     """Return what `status` exits with."""
-    if not report["running"]:
+    # One that hangs does as little as a dead one: what restarts daemons by this code must see it.
+    if not report["running"] or report["state"] == "silent":
         return ExitCode.NOT_RUNNING
     words = [report["state"]] + [root["state"] for root in report["roots"] if root["state"] != "not watched"]
     if report["broker"] is not None:

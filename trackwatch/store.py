@@ -84,13 +84,17 @@ class Reader:
         backoff = Backoff(base_s=0.1, cap_s=5)
         while True:
             try:
-                return await trio.to_thread.run_sync(work, self._conn, limiter=self._limiter)
+                found = await trio.to_thread.run_sync(work, self._conn, limiter=self._limiter)
+                if backoff.attempt:
+                    log.info("state can be read again")
+                return found
             except sqlite3.Error as error:
                 if is_one_of(error, DAMAGED):
                     raise translated(error, self._path) from error
                 if not is_one_of(error, PASSING):
                     raise  # a defect of ours: a write, or what is no SQL
-                log.warning("state cannot be read", reason=str(translated(error, self._path, "read")))
+                if not backoff.attempt:
+                    log.warning("state cannot be read", reason=str(translated(error, self._path, "read")))
             await trio.sleep(backoff.next_s())
 
     @property
@@ -229,7 +233,7 @@ class Store:
         is_large = mark is not None and mark[1] > 2 * database.WAL_LIMIT_BYTES
         if is_large and not self._is_log_large:
             log.warning(
-                "write-ahead log grows",
+                "state log grows",
                 path=self._log_path,
                 reason="another program has the state open and looks at an old state of it; end that program",
             )

@@ -221,7 +221,8 @@ class Sweeper:
         mounts = await trio.to_thread.run_sync(root_mounts, root)
         state.fstype, state.is_remote = await trio.to_thread.run_sync(_file_system, root.path)
         if lost := await self._watch.audit():
-            log.warning("watches lost", directories=len(lost), reason="unmounted, or taken away by the kernel")
+            reason = "unmounted, or taken away by the kernel; they are watched again"
+            log.warning("watch lost", directories=len(lost), reason=reason)
         # For the progress of an import alone, also of one that was interrupted: looking at all files takes a while.
         is_new = not await reader.read(partial(catalogue.was_swept, root_id=root.id))
         listed = await self._list_directories(state, b"", counting=is_new)
@@ -229,6 +230,7 @@ class Sweeper:
             state.introduce(len(listed))
         state.blind, state.unlistable = set(), set()
         await self._cover(state, listed)
+        state.listed = len(listed)
         state.mtimes = {path: mtime for path, mtime in state.mtimes.items() if path in state.blind}
         state.files, state.size_bytes, state.differing = 0, 0, 0
         share = 1.0 if in_haste else PERIODIC_SHARE
@@ -244,6 +246,7 @@ class Sweeper:
         await self._findings.drained()
         state.is_concluding = True
         state.sweep_seconds = trio.current_time() - started_at
+        state.told_unlistable &= state.unlistable
         state.sweeps.note(state.sweep_seconds)
         believable, reason = await self._believable(state, missing, reader)
         agrees = state.suspect_since is not None and started_at >= state.suspect_since + SUSPECT_S
@@ -463,8 +466,9 @@ class Sweeper:
                 case Unlistable(path, reason, is_gone):
                     if path not in state.unlistable and not is_gone:
                         state.unlistable.add(path)
-                        shown = os.fsdecode(state.root.absolute(path))
-                        log.warning("cannot be listed", path=shown, reason=reason)
+                        if path not in state.told_unlistable:
+                            state.told_unlistable.add(path)
+                            log.warning("directory cannot be listed", path=state.root.absolute(path), reason=reason)
         if renumbered:  # or else a move would not be recognised without reading
             await self._store.write(partial(_renumber, renumbered))
         await self._findings.offer(bulk)

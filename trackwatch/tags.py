@@ -317,8 +317,30 @@ def _id3v2(source: _Source, at: int = 0) -> tuple[dict[str, TagValue], int]:
             # What is in it is anybody's guess; how long it is, every version says in the same way.
             source.seek(at)
             return {}, _id3_bytes(source.read(id3.HEADER_BYTES))
+        except MutagenError as error:
+            if str(error):
+                raise
+            # It has no words for a tag that is cut off.
+            source.seek(at)
+            claimed, there = _id3_bytes(source.read(id3.HEADER_BYTES)), source.seek(0, 2) - at
+            if claimed <= there:
+                raise
+            raise MutagenError(f"the ID3 tag claims {claimed:,} bytes, and the file ends after {there:,}") from error
         raw, size = _id3_raw(tags), tags.size
     return _id3_tags(raw), size
+
+
+def _id3v2_if_sound(source: _Source, at: int = 0) -> dict[str, TagValue]:
+    """Return what the ID3v2 tag at a position says; a broken one counts as none, where the stream is read without it.
+
+    A lack of memory is no property of the tag: the process that runs this has a limit, and says so.
+    """
+    try:
+        return _id3v2(source, at)[0]
+    except MemoryError:
+        raise
+    except Exception:
+        return {}
 
 
 def _id3_bytes(header: bytes) -> int:
@@ -413,7 +435,10 @@ def _ape(source: _Source) -> dict[str, TagValue]:
 
 
 def _riff_tags(source: _Source) -> dict[str, TagValue]:
-    """Return what the first ID3 chunk says, and the first LIST INFO chunk, which mutagen does not know."""
+    """Return what the first ID3 chunk says, and the first LIST INFO chunk, which mutagen does not know.
+
+    Neither is needed to play the rest, so a broken one says nothing.
+    """
     from_id3: dict[str, TagValue] | None = None
     from_info: dict[str, TagValue] | None = None
     position = source.seek(12)
@@ -423,7 +448,7 @@ def _riff_tags(source: _Source) -> dict[str, TagValue]:
             break
         name, length = struct.unpack("<4sI", header)
         if from_id3 is None and name in (b"id3 ", b"ID3 "):
-            from_id3, _ = _id3v2(source, position + 8)
+            from_id3 = _id3v2_if_sound(source, position + 8)
         elif from_info is None and name == b"LIST" and length >= 4 and source.read(4) == b"INFO":
             from_info = _tags(_RIFF_INFO, _riff_texts(source.read(min(length - 4, MAX_RIFF_INFO_BYTES))))
         position = source.seek(position + 8 + length + length % 2)
@@ -476,10 +501,7 @@ def _mp3(source: _Source) -> _Described:
 def _aac(source: _Source) -> _Described:
     """Read raw AAC, and what surrounds it; broken tags count as none, as a stream has none by right."""
     info = AACInfo(source)
-    try:
-        v2, _ = _id3v2(source)
-    except Exception:
-        v2 = {}
+    v2 = _id3v2_if_sound(source)
     v1, ape = _id3v1_and_ape(source)
     return info, _filled(v2, ape, v1)
 
@@ -637,6 +659,8 @@ def _reason(error: Exception, kind: _Kind | None) -> str:
     """Return one short line; only mutagen's own messages say enough without the exception's name."""
     deed = f"cannot be parsed as {kind.mime}" if kind else "cannot be read"
     message = " ".join(_text(str(error).replace(repr(_Source.name), _Source.name)).split())
+    if not message and isinstance(error, MutagenError) and isinstance(error.__context__, OSError):
+        message = "the file ends before a part of it does"  # which is all that mutagen knows then
     if not isinstance(error, MutagenError) or not message:
         message = f"{type(error).__name__}: {message}".rstrip(": ")
     return "".join(char if char.isprintable() else "?" for char in f"{deed}: {message}"[:MAX_REASON])

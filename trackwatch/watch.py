@@ -94,6 +94,7 @@ class Watch:
         # Where no instance is to be had, each attempt would be followed by a sweep, and that by the next attempt.
         self._birth_backoff = Backoff(base_s=1, cap_s=60)
         self._rests_until = 0.0
+        self._is_short = False  # of watches: the last arm got fewer than it asked for
         limit = _limit("max_queued_events")
         self._burst_changes = int(limit if limit.isdigit() else QUEUE_DEFAULT) // NOTIFICATIONS_PER_CHANGE
         self._burst: tuple[float, float] | None = None  # when the burst began, and was last seen
@@ -165,10 +166,15 @@ class Watch:
             # otherwise keep all others from being watched.
             watcher = RustNotify(list(map(os.fsdecode, directories)), False, False, 0, False, True)
         except (OSError, WatchfilesRustInternalError) as error:
+            is_news = not self._birth_backoff.attempt
             delay_s = self._birth_backoff.next_s()
             self._rests_until = trio.current_time() + delay_s
-            self._nursery.start_soon(self._bury, list(directories), _reason(error), delay_s)
+            if is_news:
+                log.warning("watch unavailable", directories=len(directories), reason=_reason(error))
+            self._nursery.start_soon(self._bury, list(directories), delay_s)
             return False
+        if self._birth_backoff.attempt:
+            log.info("watch available again")
         self._birth_backoff.reset()
         arm = _Arm(watcher, set(directories), trio.current_time())
         self._nursery.start_soon(self._listen, arm)
@@ -194,6 +200,7 @@ class Watch:
         inodes = set(directories.values())
         arm.is_comparable = watched <= inodes
         if len(watched) >= len(inodes) or not arm.is_comparable:
+            self._is_short = False
             return
         left_out = [path for path in arm.paths if directories[path] not in watched]
         for path in left_out:
@@ -201,10 +208,11 @@ class Watch:
             self._covered.pop(path, None)
         # One that has gone since it was listed is no news; a limit leaves many.
         there = await trio.to_thread.run_sync(lambda: [path for path in left_out if os.path.lexists(path)])
-        if there:
+        if there and not self._is_short:
+            self._is_short = True
             reason = f"raise fs.inotify.max_user_watches (now {_limit('max_user_watches')}); they are swept meanwhile"
             watched_now = len(self._covered)
-            log.warning("too many directories", reason=reason, watched=watched_now, left_out=len(there))
+            log.warning("watch limit reached", reason=reason, directories=watched_now, left_out=len(there))
 
     async def _merge(self) -> None:
         """Replace the small arms by one; the largest is left alone unless the others have grown to half of it."""
@@ -256,7 +264,9 @@ class Watch:
             if trio.current_time() - arm.since > LONG_LIFE_S:
                 self._backoff.reset()
             arm.watcher.close()  # now: instances are scarce
-            await self._bury(paths, _reason(group), self._backoff.next_s())
+            delay_s = self._backoff.next_s()
+            log.warning("watch died", directories=len(paths), reason=_reason(group), retry_s=round(delay_s, 2))
+            await self._bury(paths, delay_s)
         finally:
             arm.watcher.close()
 
@@ -285,7 +295,8 @@ class Watch:
         began_at, last_at = self._burst
         if now >= last_at + CALM_S or now >= began_at + BURST_MAX_S:
             self._burst = None
-            log.info("sweeping after a burst", reason="so much happened at once that some of it may not have been told")
+            reason = "so much happened at once that some of it may not have been told: sweeping"
+            log.info("watch overrun", reason=reason)
             self._doubt([path for arm in self._arms for path in arm.paths])
 
     def _forget(self, path: bytes) -> None:
@@ -294,10 +305,9 @@ class Watch:
             arm = self._covered.pop(gone)[1]
             arm.paths.discard(gone)
 
-    async def _bury(self, paths: list[bytes], reason: str, delay_s: float) -> None:
+    async def _bury(self, paths: list[bytes], delay_s: float) -> None:
         """Doubt what a dead arm watched, after a while: a lasting cause would make a busy loop."""
         self._deaths += 1
-        log.warning("watch died", directories=len(paths), reason=reason, retry_s=round(delay_s, 2))
         await trio.sleep(delay_s)
         self._doubt(paths)
 

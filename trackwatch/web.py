@@ -79,7 +79,7 @@ class Web:
                 self._lost(_reason(group))
             except* Exception as group:
                 # A defect of a server that no event depends on: told with its story, and begun again.
-                self._lost("its server failed: " + _reason(group), exc_info=group)
+                self._lost("its server failed: " + _reason(group), group)
             self.state.failures += 1
             await trio.sleep(backoff.next_s())
 
@@ -91,10 +91,10 @@ class Web:
             backoff.reset()
             log.info("http listening", address=self.state.address, words=self.state.address)
 
-    def _lost(self, reason: str, **fields: object) -> None:
+    def _lost(self, reason: str, defect: BaseException | None = None) -> None:
         words = f"{reason}; trying again (TRACKWATCH_HTTP={self.state.address})"
         if (self.state.word, self.state.reason) != ("unavailable", words):
-            log.error("http unavailable", address=self.state.address, reason=words, **fields)
+            log.error("http unavailable", address=self.state.address, reason=words, exc_info=defect)
         self.state.word, self.state.reason = "unavailable", words
 
 

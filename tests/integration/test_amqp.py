@@ -432,6 +432,19 @@ async def test_a_certificate_that_proves_nothing_is_refused(
     assert "RABBITMQ_CA_FILE" in message
 
 
+async def test_who_takes_connections_only_to_hang_up_is_a_broker_that_is_away() -> None:
+    """As port forwarders and load balancers do that have nobody behind them; some find out before we have begun."""
+
+    async def hang_up(_stream: trio.SocketStream) -> None:
+        pass  # whoever serves closes it
+
+    async with serving(hang_up) as port:
+        for _ in range(20):
+            with pytest.raises(BrokerUnavailable, match=r"connection lost, the other side|connection reset"):
+                async with open_amqp(Broker(f"amqp://guest:guest@127.0.0.1:{port}/"), instance_id="tests"):
+                    pass
+
+
 async def test_tls_at_a_plain_port_is_refused(rabbit: RabbitNode) -> None:
     """Both ports look alike to a person."""
     message = await refusal(Broker(rabbit.url().replace("amqp:", "amqps:")))

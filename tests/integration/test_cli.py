@@ -77,6 +77,15 @@ def complaint(done: subprocess.CompletedProcess[str], code: int) -> str:
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
+    return reason(line, code)
+
+
+def reason(line: str, code: int) -> str:
+    """Return what a last line says: without a terminal, the daemon's are of its log, and so JSON."""
+    if line.startswith("{"):
+        told = json.loads(line)
+        assert (told["event"], told["level"], told["exit_code"]) == ("fatal", "critical", code)
+        return str(told["reason"])
     assert line.startswith("trackwatch: ")
     return line.removeprefix("trackwatch: ")
 
@@ -84,14 +93,14 @@ def complaint(done: subprocess.CompletedProcess[str], code: int) -> str:
 # ---- help and version
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("status",), ("replay",), ("version",)])
+@pytest.mark.parametrize("command", [(), ("run",), ("check",), ("status",), ("replay",), ("version",)])
 def test_every_command_has_help(run: Run, command: tuple[str, ...]) -> None:
     """In both spellings, and with examples where there is a choice."""
     done = run(*command, "--help" if command else "-h")
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: trackwatch")
     assert done.stderr == ""
-    if command in (("run",), ("replay",)):
+    if command in (("run",), ("check",), ("replay",)):
         assert "Examples:" in done.stdout
 
 
@@ -124,13 +133,16 @@ def test_a_root_that_is_a_file_is_refused(run: Run, music: Path) -> None:
 
 
 def test_every_wrong_setting_is_told_at_once(run: Run, music: Path) -> None:
-    """One line each, in the user's words."""
-    done = run("run", music, TRACKWATCH_SETTLE_S="soon", TRACKWATCH_UNROUTABLE="keep", MAX_CONCURRENT_FILES="0")
-    assert done.returncode == 2
-    problems = done.stderr.splitlines()
+    """One line each for people, one list for machines; in the user's words."""
+    wrong = {"TRACKWATCH_SETTLE_S": "soon", "TRACKWATCH_UNROUTABLE": "keep", "MAX_CONCURRENT_FILES": "0"}
+    done = run("run", music, **wrong, TRACKWATCH_LOG_FORMAT="console")
+    for_machines = run("run", music, **wrong)
+    assert done.returncode == for_machines.returncode == 2
+    problems = [line.removeprefix("trackwatch: ") for line in done.stderr.splitlines()]
+    assert json.loads(for_machines.stderr)["problems"] == problems
     assert len(problems) == 3
-    for name in ("TRACKWATCH_SETTLE_S=soon", "TRACKWATCH_UNROUTABLE=keep", "MAX_CONCURRENT_FILES=0"):
-        assert sum(line.startswith(f"trackwatch: {name}: ") for line in problems) == 1
+    for name, value in wrong.items():
+        assert sum(line.startswith(f"{name}={value}: ") for line in problems) == 1
 
 
 def test_a_state_that_cannot_be_written_is_refused(run: Run, music: Path, tmp_path: Path) -> None:
@@ -142,9 +154,7 @@ def test_a_state_that_cannot_be_written_is_refused(run: Run, music: Path, tmp_pa
 def complaint_after_greeting(done: subprocess.CompletedProcess[str], code: int) -> str:
     """Return the one line that says why, after what the log has said."""
     assert done.returncode == code, done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
-    assert len(lines) == 1, done.stderr
-    return lines[0].removeprefix("trackwatch: ")
+    return reason(done.stderr.splitlines()[-1], code)
 
 
 def test_a_database_that_is_none_is_refused(run: Run, music: Path, tmp_path: Path) -> None:
@@ -499,3 +509,19 @@ def test_a_person_at_a_terminal_is_asked(run: Run, music: Path, tmp_path: Path, 
     terminal.close()
     assert terminal.exitstatus == (0 if answer == "y" else 1)
     assert json.loads(run("status", "--json").stdout)["outbox"]["replaying"] == (2 if answer == "y" else 0)
+
+
+def test_what_is_missing_in_a_root_that_is_not_watched_is_not_accepted(
+    daemon: Callable[..., Daemon], library: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Nothing would be told of it, and later it would be believed unasked."""
+    former, present = library(1, name="former"), library(1, name="present")
+    with Daemon(former, tmp_path / "shared") as before:
+        before.start()
+        before.stop()
+    running = daemon(present, state_dir=tmp_path / "shared")
+    running.start()
+    refused = running.run("accept", str(former), "--yes")
+    assert refused.returncode == 2
+    assert f"the running daemon does not watch '{former}'" in refused.stderr
+    assert running.run("accept", str(present), "--yes").returncode == 0

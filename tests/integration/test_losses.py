@@ -3,6 +3,7 @@
 The real daemon on real files. An overflow of the kernel's queue is provoked elsewhere, with the storms.
 """
 
+import json
 import mmap
 import os
 import shutil
@@ -61,6 +62,11 @@ def started(daemon: Callable[..., Daemon], root: Path, **options: Any) -> Daemon
 def root_state(running: Daemon) -> str:
     """Return the word that status has for the first root."""
     return str(running.status()[1]["roots"][0]["state"])
+
+
+def deaths(running: Daemon) -> int:
+    """Return how many watchers have died, or could not be had, as the daemon tells status."""
+    return int(json.loads((running.state_dir / "status.json").read_text())["intake"]["watch_deaths"])
 
 
 def unlistable(running: Daemon) -> int:
@@ -435,7 +441,8 @@ def test_watches_that_cannot_be_merged_for_want_of_an_instance_go_on(
         (root / f"{number}").mkdir()
         running.wait_for_event(about(music(root / f"{number}" / "1.mp3")))
     assert "fs.inotify.max_user_instances" in running.stderr()
-    assert running.stderr().count("watch died") < 20, "each attempt is followed by a sweep"
+    assert running.stderr().count("watch unavailable") == 1, "a change of state"
+    assert deaths(running) < 20, "each attempt is followed by a sweep"
     for file in root.rglob("1.mp3"):
         music(file, "changed")
     wait_for_fold(running, root)
@@ -453,7 +460,8 @@ def test_without_inotify_instances_everything_is_swept_and_the_remedy_is_logged(
     many(root / "new", 10, 2)  # a watch of their own, for which there is no instance
     wait_for_fold(running, root)
     assert "fs.inotify.max_user_instances" in running.stderr()
-    assert running.stderr().count("watch died") < 20, "each attempt is followed by a sweep"
+    assert running.stderr().count("watch unavailable") == 1, "a change of state"
+    assert deaths(running) < 20, "each attempt is followed by a sweep"
 
 
 def test_paths_that_are_too_long_to_open_are_said_and_do_not_hurt_others(

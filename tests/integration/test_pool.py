@@ -3,6 +3,8 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -253,3 +255,18 @@ async def test_a_call_takes_what_is_small_together_and_what_is_large_alone(tmp_p
 
     assert 3 <= await calls(1) < len(paths)
     assert await calls(CALL_BYTES) == len(paths)
+
+
+def test_files_are_described_under_a_lower_limit_of_memory_than_our_own(library: Callable[..., Path]) -> None:
+    """As a service manager or `ulimit -v` sets it: our limit cannot be raised above it."""
+    (file,) = (path for path in library(1).rglob("*") if path.is_file())
+    program = (
+        "import sys\n"
+        "from trackwatch.probe import Request, describe_all, prepare_process\n"
+        "told = sys.stdout\n"
+        "prepare_process()\n"
+        "print(type(describe_all([Request(sys.argv[1].encode(), 9.0, True)])[0]).__name__, file=told, flush=True)\n"
+    )
+    limited = ["prlimit", f"--as={300 << 20}", sys.executable, "-c", program, str(file)]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("Observation\n", "")

@@ -5,6 +5,7 @@ needs strace. Where these cannot be had, the tests are skipped and say why.
 """
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -79,11 +80,11 @@ def assert_people_are_told(running: Daemon, trouble: str) -> None:
 def complaint(running: Daemon) -> str:
     """Return the last line of a daemon that has refused to go on; there must be no traceback."""
     assert running.exit_code == 3
-    *_, last = running.stderr().splitlines()
-    assert last.startswith("trackwatch: ")
+    *_, last = map(json.loads, running.stderr().splitlines())
+    assert (last["event"], last["level"], last["exit_code"]) == ("fatal", "critical", 3)
     assert "Traceback" not in running.stderr()
-    assert running.stderr().count("trackwatch: ") == 1, "one line"
-    return last
+    assert said(running, "fatal") == 1, "one line"
+    return str(last["reason"])
 
 
 def said(running: Daemon, event: str) -> int:
@@ -232,7 +233,7 @@ def test_a_log_that_somebody_s_long_look_holds_up_is_told_and_is_small_again_aft
 
     with capture_logs() as entries:
         trio.run(main)
-    grown = [entry for entry in entries if entry["event"] == "write-ahead log grows"]
+    grown = [entry for entry in entries if entry["event"] == "state log grows"]
     assert [entry["reason"] for entry in grown] == [
         "another program has the state open and looks at an old state of it; end that program"
     ]

@@ -94,6 +94,33 @@ def test_a_daemon_that_works_is_alive_and_ready_and_tells_what_it_did(
     assert running.stop() == 0
 
 
+def test_gauges_stay_within_what_they_measure(
+    daemon: Callable[..., Daemon], library: Callable[..., Path], port: int
+) -> None:
+    """Also in the middle of an import: no more in flight than may be, and a sweep forgets no directory."""
+    root, more = library(20), library(600, name="more", size_bytes=100_000)
+    env = {"TRACKWATCH_HTTP": str(port), "MAX_CONCURRENT_FILES": "4", "TRACKWATCH_SWEEP_S": "0.1"}
+    running = daemon(root, env=env)
+    running.start(wait=False)
+    running.wait_until(lambda: listens(running), 10, "to listen")
+    more.rename(root / "more")
+    directories = {folder for folder in (root, *root.rglob("*")) if folder.is_dir()}
+    seen: list[tuple[float, float]] = []
+
+    def is_imported() -> bool:
+        series = scrape(port)
+        seen.append((series["trackwatch_files_in_flight"][()], series["trackwatch_root_directories"][(str(root),)]))
+        is_all = series["trackwatch_root_files"][(str(root),)] == 620
+        return is_all and series["trackwatch_sweep_seconds_count"][(str(root),)] > 5
+
+    running.wait_until(is_imported, 60, "the import and some sweeps")
+    assert {in_flight for in_flight, _ in seen} & {1, 2, 3, 4}
+    assert max(in_flight for in_flight, _ in seen) <= 4
+    counts = [count for _, count in seen]
+    known = counts[counts.index(len(directories)) :]
+    assert set(known) == {len(directories)}
+
+
 def test_a_broker_that_is_away_makes_it_unready_and_never_dead(
     daemon: Callable[..., Daemon],
     library: Callable[..., Path],

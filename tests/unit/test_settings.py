@@ -9,7 +9,7 @@ import pytest
 from trackwatch import folder
 from trackwatch.errors import ConfigError, ExitCode
 from trackwatch.event import MetadataForm
-from trackwatch.settings import Settings, explain, load
+from trackwatch.settings import Settings, explain, granted_cores, load
 from trackwatch.values import AmqpTarget, JsonLinesTarget, Unroutable
 
 Environment = Callable[..., None]
@@ -545,3 +545,30 @@ def test_every_setting_is_explained() -> None:
         assert "|" not in default + meaning
         assert meaning.endswith(".")
     assert ("MAX_CONCURRENT_FILES", "100", "How many files are in flight at once.") in rows
+
+
+@pytest.mark.parametrize(
+    ("ours", "quotas", "cores"),
+    [
+        ("0::/", {"": "200000 100000"}, 2),
+        ("0::/", {"": "max 100000"}, None),
+        ("0::/", {"": "150000 100000"}, 2),
+        ("0::/", {"": "10000 100000"}, 1),
+        ("0::/a/b", {"a": "300000 100000", "a/b": "max 100000"}, 3),
+        ("0::/a/b", {"a": "300000 100000", "a/b": "100000 100000"}, 1),
+        ("0::/a/b", {"a/b/c": "100000 100000"}, None),
+        ("1:cpu:/", {"": "100000 100000"}, None),
+        ("0::/", {"": "broken"}, None),
+    ],
+)
+def test_a_container_with_a_limit_of_two_cores_has_two(
+    tmp_path: Path, ours: str, quotas: dict[str, str], cores: int | None
+) -> None:
+    """However many its host has; the groups above count, too."""
+    for group, quota in quotas.items():
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "cpu.max").write_text(quota + "\n")
+    proc = tmp_path / "proc"
+    proc.write_text(f"2:memory:/x\n{ours}\n")
+    assert granted_cores(proc, tmp_path) == (cores or granted_cores(tmp_path / "missing"))
+    assert granted_cores(tmp_path / "missing") > 1000

@@ -179,7 +179,7 @@ def test_a_daemon_that_holds_the_state_and_says_nothing_is_silent(held: Path) ->
     """It hangs, or is paused; that is not well, and people are told what to do."""
     write_snapshot(held, snapshot(seen_at=rfc3339(wall_clock_us() - int((SILENT_S + 5) * SECOND_US))))
     report = collect(held)
-    assert (report["state"], report["exit_code"]) == ("silent", ExitCode.DEFECT)
+    assert (report["state"], report["exit_code"]) == ("silent", ExitCode.NOT_RUNNING)
     head, remedy, *_ = lines(report, wall_clock_us())
     assert head.facts[-1] == "last seen 35 s ago"
     assert "restart it" in remedy.facts[0]

@@ -607,7 +607,61 @@ def test_fragmented_mp4_has_no_duration_in_its_index() -> None:
     assert metadata.tags == expected.TAGS
 
 
+def test_a_wav_whose_id3_chunk_is_broken_is_described_without_it() -> None:
+    """The stream needs no tag; and LIST INFO, which is sound, still says what it says."""
+    fmt, data = (b"fmt ", struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16)), (b"data", bytes(16000))
+    info = (b"LIST", b"INFO" + struct.pack("<4sI", b"INAM", 6) + b"Title\0")
+    frame = variants.frame("TIT2", variants.latin("Not to be had"))
+    broken = {
+        "claims more than the file has": b"ID3\3\0\0" + b"\x7f" * 4 + frame,
+        "claims more than the file has, from a version that is rare": b"ID3\2\0\0" + b"\x7f" * 4 + frame,
+        "has flags that nobody knows": b"ID3\3\0\x0f" + bytes([0, 0, 0, len(frame)]) + frame,
+        "is its first letters": b"ID3",
+        "is not there": b"",
+    }
+    for damage, tag in broken.items():
+        for content in (riff(fmt, data, info, (b"id3 ", tag)), riff(fmt, (b"id3 ", tag), data, info)):
+            metadata = read(content, "wav")
+            assert (metadata.duration_s, metadata.sample_rate, metadata.tags) == (1.0, 8000, {"title": "Title"}), damage
+
+
+def test_a_wav_that_ends_within_its_id3_chunk_is_described_without_it() -> None:
+    """The chunk behind a damaged one, where mutagen stops: found by fuzzing."""
+    content = FIXTURES["wave"]
+    at = content.index(b"id3 ")
+    for cut in (at + 8 + 10, at + 100, len(content) - 1):
+        assert read(content[:cut], "wave") == dataclasses.replace(read(content, "wave"), tags={})
+    damaged = content[: at - 2].replace(b"fact", b"\xe4act") + content[at - 2 : at + 40]
+    metadata = read(damaged, "wave")
+    assert (metadata.sample_rate, metadata.duration_s, metadata.tags) == (11025, None, {})
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_broken_tag() -> None:
+    class Starved(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if self.tell() >= start and size not in (8, 16):
+                raise MemoryError
+            return super().read(size)
+
+    content = FIXTURES["wave"]
+    start = content.index(b"ID3")
+    with pytest.raises(TagsUnreadable) as caught:
+        read_tags(Starved(content), "wave", len(content))
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
 # What is no audio
+
+
+def test_an_id3_tag_that_is_longer_than_the_file_is_named_with_its_size() -> None:
+    content = b"ID3\3\0\0" + b"\x7f" * 4 + MP3_WITHOUT_TAGS
+    reason = f"the ID3 tag claims 268,435,465 bytes, and the file ends after {len(content):,}"
+    assert read_or_reason(content, "mp3") == f"cannot be parsed as audio/mpeg: {reason}"
+
+
+def test_an_extended_header_of_id3_that_is_longer_than_the_file_is_named() -> None:
+    content = b"ID3\4\0\x40\0\0\0\x20" + b"\x7f" * 4 + bytes(28) + MP3_WITHOUT_TAGS
+    assert read_or_reason(content, "mp3") == "cannot be parsed as audio/mpeg: the file ends before a part of it does"
 
 
 @pytest.mark.parametrize("suffix", AUDIO_SUFFIXES)
