@@ -195,9 +195,7 @@ def _schema_rules(schema: dict[str, Any]) -> None:
 
 @with_config(ConfigDict(extra="allow", title="trackwatch event", json_schema_extra=_schema_rules))
 class Message(TypedDict):
-    """One finished change of one file, and all that is known of it. Of two events of an instance about the same path the
-    one with the higher `sequence` holds, whatever came first; a gap in `sequence` would be a loss.
-    """
+    """One finished change of one file. Of two about the same path the one with the higher `sequence` holds."""
 
     event_type: Annotated[
         Literal["created", "modified", "deleted", "moved", "renamed"],
@@ -292,9 +290,9 @@ def asyncapi() -> dict[str, Any]:
             "description": (
                 f"Events of a music library, published to the durable topic exchange `{_EXCHANGE}` (RABBITMQ_EXCHANGE)."
                 " Bind a queue to `file.*`, or to single routing keys. Delivery is at least once, and in the order of"
-                " `sequence`; what is sent again keeps its `event_id` and `sequence`. Of two events of an instance about"
-                " the same path the one with the higher `sequence` holds, in whatever order they come. Applying all"
-                " events from the first one gives the library."
+                " `sequence`; what is sent again keeps its `event_id` and `sequence`. Of two events of an instance"
+                " about the same path the one with the higher `sequence` holds, in whatever order they come. Applying"
+                " all events from the first one gives the library."
             ),
             "license": {"name": "MIT"},
         },
