@@ -25,7 +25,7 @@ ORDER = (
     "database", "catalogue", "outbox", "record", "store",
     # what is going on
     "correlate", "trust", "look", "root", "sweeper", "reconcile", "pool", "workers", "publisher", "status",
-    "summary", "bars", "replay", "metrics", "web", "finding", "survey", "outlet", "check",
+    "summary", "bars", "replay", "metrics", "web", "face", "finding", "survey", "outlet", "check",
     # the program
     "daemon", "cli", "__main__",
 )  # fmt: skip
@@ -169,7 +169,7 @@ def test_only_the_daemon_and_the_owners_of_loops_open_nurseries() -> None:
         for node in ast.walk(tree_of(module))
         if isinstance(node, ast.Attribute) and node.attr == "open_nursery"
     }
-    assert opened <= {"daemon", "pool", "reconcile", "sweeper", "watch", "publisher", "amqp", "web", "cli"}
+    assert opened <= {"daemon", "pool", "reconcile", "sweeper", "watch", "publisher", "amqp", "web", "face", "cli"}
 
 
 def test_nothing_is_named_for_being_useful() -> None:

@@ -28,7 +28,7 @@ from trackwatch.progress import Progress
 from trackwatch.throttle import BURST
 
 PACKAGE = Path(trackwatch.__file__).parent
-DOCUMENT = PACKAGE.parent / "ops" / "logs.md"
+DOCUMENT = Path(__file__).parents[2] / "ops" / "logs.md"
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 # ESC, CSI as one character, a line that would pass for one of ours, a newline of Unicode, and a turn of direction.
