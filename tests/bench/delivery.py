@@ -1,26 +1,22 @@
-"""How fast do confirmed, persistent messages get out? From the outbox, with it, beside clients that have none.
+"""How fast confirmed, persistent messages get out: from the outbox, with it, beside clients that have none.
 
-In turn, to the same private node and the same kind of queue, with the same bodies:
+The ways, each to the same kind of queue with the same bodies, each in a process of its own:
 
 - ours: rows of a real outbox, read, published in order, confirmed, marked as published and committed (the daemon's own
   publisher, store and session);
-- session: our session alone, batches of 200, without an outbox;
+- session: our session alone, in batches, without an outbox;
 - gather: a plain asyncio program with aio-pika that gathers 1,000 publishes at a time;
 - blocking: pika's blocking connection with confirms;
 - socket: frames made beforehand, written to a bare socket, confirms counted: what the node takes.
-
-Goal: ours at least 0.6 of gather (which has no outbox), better 1.5 times it. Each runs in a process of its own.
 """
 
 import asyncio
-import json
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,8 +28,10 @@ import pamqp.frame
 import pika
 import trio
 
-from tests.bed.rabbit import RabbitNode
-from tests.bench.measure import Noise, Spread, arguments, bench, report
+from tests.bench import apart
+from tests.bench.broker import EXCHANGE, purge
+from tests.bench.measure import cpu_s
+from tests.bench.run import Run
 from trackwatch import outbox
 from trackwatch.amqp import Broker, open_amqp
 from trackwatch.event import Content, Event, EventType, MetadataForm, Outcome, Outgoing, metadata_text, new_event_id
@@ -43,7 +41,6 @@ from trackwatch.record import Ledger
 from trackwatch.store import open_store
 from trackwatch.track import Metadata
 
-EXCHANGE, QUEUE = "file_events", "all"
 GATHERED = 1000
 TAGS = {
     "title": "Ein Lied über Bäume, die im Regen stehen",
@@ -58,19 +55,25 @@ TAGS = {
 }
 
 
-def event(number: int) -> Event:
-    """Return an event as an import tells it."""
+def event(number: int, more_bytes: int) -> Event:
+    """Return an event as an import tells it, with so many bytes more in its tags."""
     at_us = 1_795_000_000_000_000 + number * 1000
-    metadata = metadata_text(Metadata("audio/mpeg", 187.26, 320_000, 44_100, 2, tags=TAGS))
+    tags = {**TAGS, "comment": "x" * more_bytes} if more_bytes else TAGS
+    metadata = metadata_text(Metadata("audio/mpeg", 187.26, 320_000, 44_100, 2, tags=tags))
     content = Content(number.to_bytes(32), number.to_bytes(16), 7_512_345 + number, at_us * 1000, metadata, None)
     name = b"Verschiedene/Gesammelte Lieder (%d)/03 - Ein Lied.mp3" % number
     return Event(new_event_id(at_us), EventType.CREATED, number, at_us, "bench", b"/srv/music", name, content=content)
 
 
-def rows(count: int) -> Iterator[Outgoing]:
+def payload_bytes(more_bytes: int) -> int:
+    """Return how long the body of such an event is."""
+    return len(event(1, more_bytes).to_json(MetadataForm.STRUCTURED))
+
+
+def rows(count: int, more_bytes: int) -> Iterator[Outgoing]:
     """Yield events as the outbox hands them out."""
     for number in range(1, count + 1):
-        told = event(number)
+        told = event(number, more_bytes)
         body = told.to_json(MetadataForm.STRUCTURED)
         yield Outgoing(number, 0, told.event_id, told.event_type, told.at_us, body, (told.path,))
 
@@ -78,13 +81,13 @@ def rows(count: int) -> Iterator[Outgoing]:
 # --- the ways; each returns the seconds from the first message to the last confirm ---
 
 
-async def ours(url: str, count: int, folder: Path) -> float:
+async def ours(url: str, count: int, more_bytes: int, folder: Path) -> float:
     """Drain an outbox that was filled beforehand."""
     async with open_store(folder) as store, trio.open_nursery() as nursery:
         await nursery.start(store.run)
         with store.open_reader() as reader:
             for start in range(1, count + 1, 5000):
-                await store.write(partial(_append, range(start, min(start + 5000, count + 1))))
+                await store.write(partial(_append, range(start, min(start + 5000, count + 1)), more_bytes))
             opened_at: list[float] = []
 
             def open_sink() -> AbstractAsyncContextManager[Sink]:
@@ -100,24 +103,24 @@ async def ours(url: str, count: int, folder: Path) -> float:
     return took_s
 
 
-def _append(numbers: range, ledger: Ledger) -> None:
+def _append(numbers: range, more_bytes: int, ledger: Ledger) -> None:
     for number in numbers:
-        outbox.append(ledger.conn, event(number), MetadataForm.STRUCTURED)
+        outbox.append(ledger.conn, event(number, more_bytes), MetadataForm.STRUCTURED)
 
 
-async def session(url: str, count: int, _folder: Path) -> float:
+async def session(url: str, count: int, more_bytes: int, batch: int) -> float:
     """Publish batches through our session."""
-    messages = list(rows(count))
+    messages = list(rows(count, more_bytes))
     async with open_amqp(Broker(url), instance_id="bench") as sink:
         began_s = time.perf_counter()
-        for start in range(0, count, BATCH_EVENTS):
+        for start in range(0, count, batch):
             outcomes: dict[int, Outcome] = {}
-            await sink.publish(messages[start : start + BATCH_EVENTS], outcomes)
-            assert len(outcomes) == len(messages[start : start + BATCH_EVENTS])
+            await sink.publish(messages[start : start + batch], outcomes)
+            assert len(outcomes) == len(messages[start : start + batch])
         return time.perf_counter() - began_s
 
 
-async def gather(url: str, count: int) -> float:
+async def gather(url: str, count: int, more_bytes: int) -> float:
     """Publish with aio-pika as its documentation does, many at a time."""
     messages = [
         aio_pika.Message(
@@ -126,7 +129,7 @@ async def gather(url: str, count: int) -> float:
             content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         )
-        for row in rows(count)
+        for row in rows(count, more_bytes)
     ]
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -138,9 +141,9 @@ async def gather(url: str, count: int) -> float:
         return time.perf_counter() - began_s
 
 
-def blocking(url: str, count: int) -> float:
+def blocking(url: str, count: int, more_bytes: int) -> float:
     """Publish with pika, each confirmed before the next."""
-    messages = list(rows(count))
+    messages = list(rows(count, more_bytes))
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -151,12 +154,12 @@ def blocking(url: str, count: int) -> float:
         return time.perf_counter() - began_s
 
 
-def bare(url: str, count: int) -> float:
+def bare(url: str, count: int, more_bytes: int) -> float:
     """Write frames that were made beforehand to a socket, a batch ahead of the confirms."""
     where = urlsplit(url)
     encoder = Encoder(EXCHANGE, "bench", channel=1, frame_max=131072)
     batches: list[list[bytes]] = [[]]
-    for row in rows(count):
+    for row in rows(count, more_bytes):
         if len(batches[-1]) == GATHERED:
             batches.append([])
         batches[-1].append(encoder.encode(row))
@@ -193,75 +196,39 @@ def bare(url: str, count: int) -> float:
         return time.perf_counter() - began_s
 
 
-def run(way: str, url: str, count: int, folder: Path) -> float:
+def run_here(way: str, url: str, count: int, more_bytes: int, batch: int, folder: str) -> float:
     """Do it in this process."""
     match way:
         case "ours":
-            return trio.run(ours, url, count, folder)
+            Path(folder).mkdir()
+            return trio.run(ours, url, count, more_bytes, Path(folder))
         case "session":
-            return trio.run(session, url, count, folder)
+            return trio.run(session, url, count, more_bytes, batch)
         case "gather":
-            return asyncio.run(gather(url, count))
+            return asyncio.run(gather(url, count, more_bytes))
         case "blocking":
-            return blocking(url, count)
+            return blocking(url, count, more_bytes)
         case "socket":
-            return bare(url, count)
+            return bare(url, count, more_bytes)
     raise ValueError(way)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What came of one turn."""
+
+    per_s: float
+    broker_cpu_s_each: float  # for each message
+
+
+def send(run: Run, url: str, way: str, count: int, *, more_bytes: int = 0, batch: int = BATCH_EVENTS) -> Sent:
+    """Send so many messages in one of the ways; the queue has to hold them all, and is emptied."""
+    before_s = cpu_s(run.node.pid)
+    took_s = apart.call(run_here, way, url, count, more_bytes, batch, str(run.fresh("sent")))
+    broker_s = cpu_s(run.node.pid) - before_s
+    arrived = purge(url)
+    assert arrived == count, f"{way}: {arrived} of {count} have arrived"
+    return Sent(count / took_s, broker_s / count)
+
+
 WAYS = ("ours", "gather", "session", "socket", "blocking")
-
-
-def main() -> None:
-    """Run all ways in turn and print what came of it."""
-    options = arguments(
-        __doc__,
-        messages=(20_000, "in each turn"),
-        repeat=(5, "turns"),
-        queue=("quorum", "its type: quorum, classic"),
-    )
-    noise = Noise()
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    with bench(options.dir) as folder, RabbitNode(folder / "node") as node:
-        with pika.BlockingConnection(pika.URLParameters(node.url())) as connection:
-            channel = connection.channel()
-            channel.exchange_declare(EXCHANGE, "topic", durable=True)
-            channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": options.queue})
-            channel.queue_bind(QUEUE, EXCHANGE, "file.*")
-        counts = {way: max(1000, options.messages // 10) if way == "blocking" else options.messages for way in WAYS}
-        for turn in range(options.repeat):
-            for way in WAYS:
-                state = folder / f"state-{turn}-{way}"
-                command = [sys.executable, "-m", "tests.bench.delivery", "--one", way, node.url(), str(counts[way])]
-                done = subprocess.run([*command, str(state)], check=True, stdout=subprocess.PIPE, text=True)
-                seconds[way].append(json.loads(done.stdout.splitlines()[-1]) / counts[way])
-                with pika.BlockingConnection(pika.URLParameters(node.url())) as connection:
-                    purged = connection.channel().queue_purge(QUEUE)
-                    assert purged.method.message_count == counts[way], f"{way}: {purged.method.message_count} arrived"
-    rates = {way: Spread.of(1 / each for each in seconds[way]) for way in WAYS}
-    ratios = {
-        way: Spread.of(peer / own for own, peer in zip(seconds[way], seconds["gather"], strict=True)) for way in WAYS
-    }
-    table = [
-        {
-            "way": way,
-            "messages/s": rates[way].median,
-            "smallest": rates[way].smallest,
-            "largest": rates[way].largest,
-            "of gather": ratios[way].median,
-            "smallest ratio": ratios[way].smallest,
-            "goal": {"ours": "0.6, better 1.5"}.get(way, ""),
-        }
-        for way in WAYS
-    ]
-    part = f"delivery: {options.messages:,} messages to a {options.queue} queue"
-    report(part, table, noise, options.json, seconds=seconds)
-
-
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        way, url, count, state = sys.argv[2:]
-        Path(state).mkdir()
-        print(run(way, url, int(count), Path(state)))
-    else:
-        main()

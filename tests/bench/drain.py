@@ -1,41 +1,35 @@
 """A full outbox drains into a broker that has come back: what it takes of memory, and whether it slows down.
 
 The rows are written by SQL beforehand, each with a message of about 1.5 KB and a path of its own. The real daemon sends
-them into a private RabbitMQ node, to one queue that nobody reads (a lazy classic one, unless told otherwise). Goals for
-a million: the daemon never takes more than 150 MB (PSS, its whole process group), and the last tenth goes at 0.9 of the
-rate of the first one at least.
+them into a private RabbitMQ node, to one queue that nobody reads.
 """
 
 import itertools
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pika
 import trio
 
 from tests.bed.daemon import Daemon
-from tests.bed.rabbit import RabbitNode
-from tests.bench.measure import Memory, Noise, Spread, a_daemon, arguments, bench, cpu_s, memory, report
-from tests.bench.outbox import event
+from tests.bench.broker import count, declare_queue
+from tests.bench.measure import Memory, a_daemon, cpu_s, memory
+from tests.bench.puts import event
+from tests.bench.run import Run
 from trackwatch.clock import wall_clock_us
-from trackwatch.database import open_beside
+from trackwatch.database import open_beside, running_pid
 from trackwatch.event import first_event_id
 from trackwatch.store import open_store
 
-MEMORY_GOAL_BYTES, RATE_GOAL = 150_000_000, 0.9
 TENTHS = 10
-LOOK_S, MEMORY_LOOK_S = 0.05, 0.5
-QUEUES = {
-    "lazy": {"x-queue-mode": "lazy"},
-    "classic": {},
-    "quorum": {"x-queue-type": "quorum"},
-    "stream": {"x-queue-type": "stream"},
-}
+LOOK_S, MEMORY_LOOK_S = 0.02, 0.5
 # Nothing was sent for so long: something is wrong, and to wait longer is no use.
 STUCK_S = 60.0
+START_S = 60.0
 
 
 class Look(NamedTuple):
@@ -84,24 +78,6 @@ def fill(state: Path, rows: int) -> int:
     return size_bytes
 
 
-def declare(node: RabbitNode, queue: str) -> None:
-    """Declare the exchange, and bind one queue to all of it."""
-    connection = pika.BlockingConnection(pika.URLParameters(node.url()))
-    channel = connection.channel()
-    channel.exchange_declare("file_events", "topic", durable=True)
-    channel.queue_declare("library", durable=True, arguments=QUEUES[queue])
-    channel.queue_bind("library", "file_events", "file.*")
-    connection.close()
-
-
-def arrived(node: RabbitNode) -> int:
-    """Return how many messages are in the queue."""
-    connection = pika.BlockingConnection(pika.URLParameters(node.url()))
-    count: int = connection.channel().queue_declare("library", passive=True).method.message_count
-    connection.close()
-    return count
-
-
 def sent(conn: sqlite3.Connection, rows: int) -> int:
     """Return how many events were sent and marked: they go in order, so the first one that waits tells."""
     first = conn.execute("SELECT min(seq) FROM outbox_pending").fetchone()[0]
@@ -122,16 +98,16 @@ def watch(daemon: Daemon, state: Path, rows: int) -> tuple[list[Look], list[Memo
             assert daemon.running, daemon.stderr()
             assert look.at_s < looks[-1].at_s + STUCK_S, daemon.status()
             if len(memories) * MEMORY_LOOK_S <= look.at_s - looks[0].at_s:
-                memories.append(memory(daemon))
+                memories.append(memory(daemon.pid))
             time.sleep(LOOK_S)
     return looks, memories
 
 
-def when(looks: Sequence[Look], count: float) -> float:
+def when(looks: Sequence[Look], marked: float) -> float:
     """Return when so many had been sent, between two looks in proportion."""
     for before, after in itertools.pairwise(looks):
-        if after.sent >= count:
-            share = (count - before.sent) / (after.sent - before.sent)
+        if after.sent >= marked:
+            share = (marked - before.sent) / (after.sent - before.sent)
             return before.at_s + share * (after.at_s - before.at_s)
     return looks[-1].at_s
 
@@ -147,50 +123,36 @@ def rates(looks: Sequence[Look], rows: int) -> list[float]:
     ]
 
 
-def main() -> None:
-    """Measure from the command line."""
-    options = arguments(
-        __doc__,
-        rows=(1_000_000, "events that wait"),
-        queue=("lazy", f"kind of the queue that nobody reads: {', '.join(QUEUES)}"),
-    )
-    noise = Noise()
-    with bench(options.dir) as folder:
-        root, state = folder / "root", folder / "state"
-        root.mkdir()
-        state.mkdir()
-        began_s = time.monotonic()
-        size_bytes = fill(state, options.rows)
-        print(f"{options.rows:,} rows with {size_bytes / 1e6:,.0f} MB in {time.monotonic() - began_s:.0f} s")
-        with RabbitNode(folder / "rabbit") as node:
-            declare(node, options.queue)
-            with a_daemon(root, state, env={"RABBITMQ_URL": node.url()}) as daemon:
-                daemon.start(wait=False)
-                looks, memories = watch(daemon, state, options.rows)
-                cpu = cpu_s(daemon)
-                daemon.stop()
-            came = arrived(node)
-    of_tenth = rates(looks, options.rows)
-    took_s = looks[-1].at_s - looks[0].at_s
-    pss = Spread.of(float(each.pss_bytes) for each in memories)
-    ratio = of_tenth[-1] / of_tenth[0]
-    row = {
-        "rows": options.rows,
-        "arrived": came,
-        "seconds": took_s,
-        "events/s": options.rows / took_s,
-        "first tenth/s": of_tenth[0],
-        "last tenth/s": of_tenth[-1],
-        "last to first": ratio,
-        "largest PSS MB": pss.largest / 1e6,
-        "median PSS MB": pss.median / 1e6,
-        "CPU s": cpu,
-    }
-    report("drain: a full outbox", [row], noise, options.json, tenths=of_tenth, memories=memories, queue=options.queue)
-    print("Each tenth, events/s: " + ", ".join(f"{rate:,.0f}" for rate in of_tenth))
-    met = pss.largest < MEMORY_GOAL_BYTES and ratio >= RATE_GOAL and came >= options.rows
-    print(f"Goals (150 MB, 0.9, all arrived): {'met' if met else 'MISSED'}.")
+@dataclass(frozen=True)
+class Drain:
+    """What it took to send everything that waited."""
+
+    rows: int
+    size_bytes: int  # of the messages
+    arrived: int
+    seconds: float
+    tenths_per_s: list[float]
+    peak_pss_bytes: float
+    cpu_s: float
 
 
-if __name__ == "__main__":
-    main()
+def drain(run: Run, rows: int, queue: str) -> Drain:
+    """Fill an outbox, and let the daemon send it."""
+    root, state = run.fresh("root"), run.fresh("state")
+    root.mkdir()
+    state.mkdir()
+    size_bytes = fill(state, rows)
+    with run.vhost() as url:
+        declare_queue(url, queue)
+        with a_daemon(root, state, env={"RABBITMQ_URL": url}) as daemon:
+            daemon.start(wait=False)
+            # Before it has the state, a reader would be given the database as it is now, for good.
+            daemon.wait_until(lambda: running_pid(state) is not None, START_S, "to open its state")
+            looks, memories = watch(daemon, state, rows)
+            spent_s = cpu_s(daemon.pid)
+            daemon.stop()
+        came = count(url)
+    assert came >= rows, f"{came} of {rows} have arrived"
+    shutil.rmtree(state)
+    peak = max(each.pss_bytes for each in memories)
+    return Drain(rows, size_bytes, came, looks[-1].at_s - looks[0].at_s, rates(looks, rows), peak, spent_s)

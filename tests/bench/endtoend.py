@@ -32,8 +32,8 @@ import trio
 from tests.bed.daemon import SCRIPT
 from tests.bed.rabbit import RabbitNode
 from tests.bench import apart, probes
-from tests.bench.imports import declare_queue, empty_queue
-from tests.bench.measure import Delay, Noise, Spread, arguments, bench, report, session_cpu_s
+from tests.bench.broker import declare_queue, empty_queue
+from tests.bench.measure import Delay, Noise, Spread, arguments, bench, cpu_s, report
 from tests.bench.sets import SMALL, Made, files, made, size_options
 from trackwatch import daemon
 from trackwatch.settings import load, usable_cores
@@ -133,10 +133,10 @@ def compare(
     alone: list[probes.Took] = []
     broker_cpu_s = []
     for number in range(repeat):
-        before_s = session_cpu_s(node.pid)
+        before_s = cpu_s(node.pid)
         state = folder / f"state-{number}"
         imports.append(Import(*apart.call(import_once, str(library.root), node.url(), str(state), False)))
-        broker_cpu_s.append(session_cpu_s(node.pid) - before_s)
+        broker_cpu_s.append(cpu_s(node.pid) - before_s)
         empty_queue(node.url(), library.files)
         alone.append(probes.run_apart("ours", library.root, processes))
     pairs = list(zip(imports, alone, strict=True))
@@ -220,7 +220,7 @@ def main() -> None:
     with (
         bench(options.dir) as folder,
         RabbitNode(folder / "node") as node,
-        made(SMALL, options) as library,
+        made(SMALL, getattr(options, SMALL.option), options.dir) as library,
     ):
         declare_queue(node.url(), options.queue)
         rows, compared = compare(library, node, folder, options.processes, options.repeat)

@@ -1,145 +1,91 @@
-"""What a daemon costs when nothing happens, what it keeps in memory, and how soon it watches an unchanged library.
+"""What it costs to watch a library in which nothing happens, beside a bare watchfiles loop and a bare watchdog loop.
 
-CPU over some time (goal: 0.5 %), memory with an empty root and with all files (goal: 50 KB for 1,000 files), and the
-time from the start to "watching" (goal: 3 s for 100,000 files), in turn with `find` over the same tree. Two
-memory figures: right after the import, and after a restart, when nothing had to be read.
+Of each size: the daemon, which knows the library, and the two loops (`tests/bench/peers/`), which know nothing and tell
+nobody, watch the same tree side by side; all of them rest, so none disturbs another. CPU is counted by the kernel to
+the nanosecond, in slices that are as long as the interval in which the daemon writes its status; memory is PSS. In
+these seconds the daemon does not sweep: what a sweep of each interval adds is bounded by what a start costs, and is in
+the table if the part `restart` has run.
 """
 
-import os
-import subprocess
 import time
-from pathlib import Path
+from contextlib import ExitStack
 
-from tests.bed.daemon import Daemon
-from tests.bench.measure import (
-    AUDIO,
-    Memory,
-    Noise,
-    Spread,
-    a_daemon,
-    arguments,
-    bench,
-    bytes_read,
-    cpu_s,
-    memory,
-    report,
-)
+from tests.bench.figures import Figure, Part
+from tests.bench.measure import Spread, bytes_read, memory, running_s
+from tests.bench.restart import EMPTY, START_DEADLINE_S
+from tests.bench.run import Run, Sized
+from tests.bench.tellers import BARE, OURS, telling
+from trackwatch.settings import load
 
-ARTIST_DIRECTORIES = 100
-REST_S = 5.0  # after "watching", before memory is looked at
-IMPORT_DEADLINE_S = 1800.0
+SLICE_S = 10.0
+REST_S = 3.0
+SLICES = 6
+CORE_GOAL = 0.005  # of one core
 
 
-def make_tiny_library(root: Path, files: int, per_directory: int) -> None:
-    """Write many small files that parse, no two alike, ten thousand and more in a second."""
-    base = (AUDIO / "track.mp3").read_bytes()
-    name = os.fsencode(root)
-    for start in range(0, files, per_directory):
-        number = start // per_directory
-        directory = b"%b/artist%04d/album%06d" % (name, number // ARTIST_DIRECTORIES, number)
-        os.makedirs(directory, exist_ok=True)
-        for index in range(start, min(start + per_directory, files)):
-            descriptor = os.open(b"%b/%07d.mp3" % (directory, index), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(descriptor, base + b"%020d" % index)
-            os.close(descriptor)
-
-
-def find_s(root: Path) -> float:
-    """Return how long `find` takes to look at every file."""
-    began_s = time.monotonic()
-    command = ["find", str(root), "-printf", "%p %s %T@ %i\\n"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - began_s
-
-
-def start_s(daemon: Daemon, timeout_s: float = 120.0) -> float:
-    """Start the daemon and return how long it takes until it says that it is watching."""
-    began_s = time.monotonic()
-    daemon.start(timeout_s=timeout_s)
-    return time.monotonic() - began_s
-
-
-def rested_memory(daemon: Daemon) -> Memory:
-    """Return the daemon's memory some time after it has begun to watch."""
-    time.sleep(REST_S)
-    return memory(daemon)
-
-
-def main() -> None:
-    """Measure from the command line."""
-    options = arguments(
-        __doc__,
-        files=(100_000, "in the library"),
-        per_directory=(10, "files in each directory"),
-        seconds=(60, "for which idleness is looked at"),
-        repeat=(5, "restarts, in turn with find"),
+def measure(run: Run, sized: Sized, seconds: float, slice_s: float, result: Part) -> dict[str, object]:
+    """Let all watch for a while; return the table's row."""
+    watchers = [OURS, *(each for each in BARE if not each.missing)]
+    shares: dict[str, list[float]] = {each.name: [] for each in watchers}
+    megabytes: dict[str, list[float]] = {each.name: [] for each in watchers}
+    with ExitStack() as stack:
+        pids = {}
+        for each in watchers:
+            state = run.fresh("watcher") if each.module else sized.state
+            running = stack.enter_context(telling(each, sized.root, "", state))
+            running.wait_watching(START_DEADLINE_S)
+            pids[each.name] = running.pid
+        time.sleep(REST_S)
+        read_bytes, end_s = bytes_read(pids[OURS.name]).asked, time.monotonic() + seconds
+        began_s = time.monotonic()
+        while len(shares[OURS.name]) < 2 or time.monotonic() + slice_s <= end_s:
+            before = {name: (time.monotonic(), running_s(pid)) for name, pid in pids.items()}
+            time.sleep(slice_s)
+            for name, pid in pids.items():
+                at_s, spent_s = before[name]
+                shares[name].append((running_s(pid) - spent_s) / (time.monotonic() - at_s))
+                megabytes[name].append(memory(pid).pss_bytes / 1e6)
+        read_bytes = bytes_read(pids[OURS.name]).asked - read_bytes
+        took_s = time.monotonic() - began_s
+    title = f"{sized.files:,} files"
+    percent = {name: [100 * share for share in values] for name, values in shares.items()}
+    whole_core = [100.0] * len(percent[OURS.name])
+    result.figures.append(
+        Figure.of(f"{title}, CPU", "%", percent[OURS.name], "one core", whole_core, "less", goal=CORE_GOAL)
     )
-    noise = Noise()
-    with bench(options.dir) as folder:
-        root, empty = folder / "root", folder / "empty"
-        root.mkdir()
-        empty.mkdir()
-        make_tiny_library(root, options.files, options.per_directory)
-        with a_daemon(empty, folder / "state-empty") as daemon:
-            empty_start_s = start_s(daemon)
-            without = rested_memory(daemon)
-            daemon.stop()
-        with a_daemon(root, folder / "state") as daemon:
-            import_s = start_s(daemon, IMPORT_DEADLINE_S)
-            daemon.wait_until(lambda: daemon.status()[1]["outbox"]["pending"] == 0, 300, "an empty outbox")
-            imported = rested_memory(daemon)
-            daemon.stop()
-            starts: list[float] = []
-            finds: list[float] = []
-            find_s(root)
-            for _ in range(options.repeat):
-                finds.append(find_s(root))
-                starts.append(start_s(daemon))
-                last = len(starts) == options.repeat
-                if not last:
-                    daemon.stop()
-            restarted = rested_memory(daemon)
-            cpu, read, began_s = cpu_s(daemon), bytes_read(daemon), time.monotonic()
-            time.sleep(options.seconds)
-            share = (cpu_s(daemon) - cpu) / (time.monotonic() - began_s)
-            idle_read = bytes_read(daemon).asked - read.asked
-            settled = memory(daemon)
-            daemon.stop()
-    thousands = options.files / 1000
-
-    def memory_row(when: str, used: Memory) -> dict[str, object]:
-        kb = (used.pss_bytes - without.pss_bytes) / 1000 / thousands
-        return {"what": f"memory {when}, KB for 1,000 files", "figure": kb, "goal": 50, "detail": _mb(used)}
-
-    start, find = Spread.of(starts), Spread.of(finds)
-    ratio = Spread.of(ours / its for ours, its in zip(starts, finds, strict=True))
-    rows: list[dict[str, object]] = [
-        {
-            "what": f"CPU over {options.seconds} s, %",
-            "figure": 100 * share,
-            "goal": 0.5,
-            "detail": f"{idle_read / options.seconds / 1000:,.1f} KB/s read",
-        },
-        {"what": "memory with no files, MB", "figure": without.pss_bytes / 1e6, "goal": "", "detail": _mb(without)},
-        memory_row("after the import", imported),
-        memory_row("after a restart", restarted),
-        memory_row("a while later", settled),
-        {"what": "start to watching, s", "figure": start.median, "goal": 3, "detail": _range(start)},
-        {"what": "find, s", "figure": find.median, "goal": "", "detail": _range(find)},
-        {"what": "start / find", "figure": ratio.median, "goal": "", "detail": _range(ratio)},
-        {"what": "start with no files, s", "figure": empty_start_s, "goal": "", "detail": ""},
-        {"what": "import, files/s", "figure": options.files / import_s, "goal": "", "detail": f"{import_s:.1f} s"},
-    ]
-    report(f"idle: {options.files:,} files", rows, noise, options.json, starts=starts, finds=finds)
+    for each in BARE:
+        if each.missing:
+            result.figures.append(Figure.not_measured(f"{title}, beside {each.name}", each.missing))
+            continue
+        result.figures += [
+            Figure.of(f"{title}, CPU", "%", percent[OURS.name], each.name, percent[each.name], "less"),
+            Figure.of(f"{title}, memory", "MB", megabytes[OURS.name], each.name, megabytes[each.name], "less"),
+        ]
+    result.details[str(sized.files)] = {"cpu_shares": shares, "pss_megabytes": megabytes}
+    row: dict[str, object] = {"files": sized.files, "slices": len(whole_core)}
+    for name in percent:
+        row[f"{name}, CPU %"] = Spread.of(percent[name]).median
+        row[f"{name}, MB"] = Spread.of(megabytes[name]).median
+    row["KB/s read"] = read_bytes / took_s / 1000
+    row["with sweeps, CPU %, at most"] = _with_sweeps(run, sized, Spread.of(percent[OURS.name]).median)
+    return row
 
 
-def _mb(used: Memory) -> str:
-    return f"PSS {used.pss_bytes / 1e6:.1f} MB, RSS {used.rss_bytes / 1e6:.1f} MB"
+def _with_sweeps(run: Run, sized: Sized, percent: float) -> object:
+    """Return the CPU with one sweep in each interval, taken to cost as much as a start beyond that of an empty root."""
+    turns = run.parts["restart"].details.get(str(sized.files)) if "restart" in run.parts else None
+    if turns is None:
+        return "unknown"
+    start, empty = (Spread.of(each.cpu_s for each in turns[way]).median for way in (OURS.name, EMPTY))
+    return percent + 100 * max(0.0, start - empty) / load(roots=[str(sized.root)], to="-").sweep_s
 
 
-def _range(spread: Spread) -> str:
-    return f"{spread.smallest:.3g} to {spread.largest:.3g}, {spread.count} times"
-
-
-if __name__ == "__main__":
-    main()
+def part(run: Run, result: Part, slice_s: float = SLICE_S) -> None:
+    """Measure all sizes."""
+    rows = []
+    for number, sized in enumerate(run.sized(result)):
+        seconds = min(SLICES * slice_s, run.budget.share(1 / (len(run.sizes) - number)).left_s - 2 * REST_S)
+        run.say(f"idle: {sized.files:,} files, {max(2 * slice_s, seconds):.0f} s")
+        rows.append(measure(run, sized, seconds, slice_s, result))
+    if rows:
+        result.tables["Watching while nothing happens"] = rows

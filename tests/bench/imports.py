@@ -1,34 +1,45 @@
-"""A first import into RabbitMQ, from the start of the process to its end, beside the usual asyncio way of doing it.
+"""A first import into RabbitMQ, from the start of the process to its end, beside what hashes alone take, and peers.
 
 In turn, over the same files in the page cache, into the same node and the same durable queue:
 
-- ours: `trackwatch run --once`: catalogue and outbox on the disk before anything is sent, in order, every message
+- bound: both hashes in one pass and nothing else, at C speed, on all cores (`probes.py`);
+- pool: the daemon's own pool of probes over the same files, without catalogue, outbox and broker (`probes.py`);
+- trackwatch: `trackwatch run --once`: catalogue and outbox on the disk before anything is sent, in order, every message
   confirmed;
-- asyncio: `tests/bench/peers/asyncio_way.py`: aiofiles in 8 KB chunks, 100 files at once, mutagen in threads, one
-  awaited publish for each file; nothing is remembered.
+- asyncio way, watchdog with threads and pika, watchdog with asyncio and aio-pika: the peers of `tests/bench/peers/`.
+  None of them remembers anything on a disk.
 
-After each turn the queue is emptied, and has to hold every file once, with the same hashes as after the other turns.
-Memory is that of all processes of each: the largest sum at one moment (PSS, where a page that several map counts in
-parts), and the sum of what each had at its worst (VmHWM). Goals: 10 times as fast (at least 5), 30 % less memory.
-
-The peer needs the dependency group `bench`: `uv pip install --require-hashes -r requirements-bench.lock`.
+After each turn the queue is emptied, and has to hold every file once, persistent, with the same hashes as after the
+other turns. Memory is that of all processes of each: the largest sum at one moment (PSS, where a page that several map
+counts in parts). How many files there are follows from what the slowest takes for a few of them, and from the time
+there is. With little time, starting and ending are much of what an import takes: each way is also given an empty
+library, and `beyond an empty one` leaves out what that takes.
 """
 
-import json
-import sys
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
-import pika
+from tests.bench import apart, probes
+from tests.bench.broker import declare_queue, empty_queue
+from tests.bench.figures import Budget, Figure, Part, in_turn
+from tests.bench.measure import Cost, Footprint, Spread, cpu_s
+from tests.bench.run import Run
+from tests.bench.sets import LIBRARIES, SMALL, Library, Made, made
+from tests.bench.tellers import ASYNCIO, IMPORTING_PEERS, OURS, Teller, telling
+from trackwatch.settings import usable_cores
 
-from tests.bed.rabbit import RabbitNode
-from tests.bench import apart
-from tests.bench.measure import Cost, Footprint, Noise, Spread, a_daemon, arguments, bench, report, session_cpu_s
-from tests.bench.sets import LIBRARIES, Made, made, size_options
-
-EXCHANGE, QUEUE = "file_events", "all"
+TURNS = 3
+# Of each set, with which the slowest way is tried, and the fewest that are measured.
+FEW = {"30 MB FLAC": 4, "5 MB MP3": 16, "130 KB": 200}
+# All ways together take about so many times what the slowest one takes, and so much for starts and for the set itself.
+WAYS_AS_SLOW, STARTS_S = 2.5, 8.0
+# What issues ask for: of the bound (limit, goal), for the pool of probes.
+OF_BOUND = {"30 MB FLAC": (0.7, 0.95), "5 MB MP3": (0.6, 0.9)}
+OF_POOL = {"130 KB": (0.8, 0.95)}
+TIMES_ASYNCIO, MEMORY_OF_ASYNCIO = (5.0, 10.0), 0.7
 
 
 @dataclass(frozen=True)
@@ -36,127 +47,159 @@ class Turn:
     """What one import took."""
 
     seconds: float
-    cost: Cost
-    broker_cpu_s: float
+    cost: Cost | None = None
+    broker_cpu_s: float = 0.0
 
 
-def ours(root: Path, url: str, state: Path) -> tuple[float, Cost]:
-    """Import with trackwatch."""
-    with a_daemon(root, state, args=("--once", "--to", url)) as daemon:
-        began_s = time.perf_counter()
-        daemon.start(wait=False)
-        with Footprint(daemon.pid) as footprint:
-            code = daemon.wait_for_exit(apart.DEADLINE_S)
-        took_s = time.perf_counter() - began_s
-        assert code == 0, f"exit {code}: {daemon.stderr()[-2000:]}"
-    return took_s, footprint.cost()
+class Imports:
+    """Imports of one library into one queue; all have to tell the same."""
+
+    def __init__(self, library: Made, url: str, run: Run) -> None:
+        self._library = library
+        self._url = url
+        self._run = run
+        self._told: dict[str, tuple[str, str]] = {}
+
+    def by(self, teller: Teller) -> Turn:
+        """Import once, and look at what was told."""
+        node, state = self._run.node, self._run.fresh("import")
+        broker_s, began_s = cpu_s(node.pid), time.perf_counter()
+        with (
+            telling(teller, self._library.root, self._url, state, once=True) as running,
+            Footprint(running.pid) as footprint,
+        ):
+            running.wait_end(apart.DEADLINE_S)
+            took_s = time.perf_counter() - began_s
+        turn = Turn(took_s, footprint.cost(), cpu_s(node.pid) - broker_s)
+        told = empty_queue(self._url, self._library.files)
+        assert told == (self._told or told), f"{teller.name}: not the same was told"
+        self._told = told
+        return turn
+
+    def alone(self, way: str) -> Turn:
+        """Describe all files, or only hash them, and tell nobody."""
+        took = probes.run_apart(way, self._library.root, usable_cores())
+        # Making the bound's processes is not in it, for it has no other work; a pool is part of what a probe costs.
+        return Turn(took.opening_s + took.seconds + took.closing_s)
 
 
-def asyncio_way(root: Path, url: str, _state: Path) -> tuple[float, Cost]:
-    """Import with the peer."""
-    command = [sys.executable, "-m", "tests.bench.peers.asyncio_way", str(root), url]
-    began_s = time.perf_counter()
-    with apart.running(command) as process, Footprint(process.pid) as footprint:
-        apart.result(process)
-    return time.perf_counter() - began_s, footprint.cost()
+def files_of(library: Library, url: str, run: Run, budget: Budget) -> int:
+    """Return how many files there is time for."""
+    few = FEW[library.name]
+    if few >= library.files or ASYNCIO.missing:
+        return few
+    with made(library, few, run.folder) as tried:
+        each_s = max(0.0005, Imports(tried, url, run).by(ASYNCIO).seconds - 0.5) / few
+    wanted = (budget.left_s / TURNS - STARTS_S) / (WAYS_AS_SLOW * each_s)
+    return max(few, min(library.files, math.floor(wanted)))
 
 
-WAYS: dict[str, Callable[[Path, str, Path], tuple[float, Cost]]] = {"ours": ours, "asyncio": asyncio_way}
+def of_nothing(url: str, run: Run) -> dict[str, float]:
+    """Return the seconds that each way takes for an empty library."""
+    root = run.fresh("empty")
+    root.mkdir()
+    empty = Imports(Made(SMALL, root, 0, 0), url, run)
+    tellers = [OURS, *(peer for peer in IMPORTING_PEERS if not peer.missing)]
+    turns = in_turn({teller.name: partial(empty.by, teller) for teller in tellers}, Budget(0.0))
+    return {name: Spread.of(turn.seconds for turn in taken).median for name, taken in turns.items()}
 
 
-def declare_queue(url: str, kind: str) -> None:
-    """Make the durable queue to which everything goes."""
-    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        channel = connection.channel()
-        channel.exchange_declare(EXCHANGE, "topic", durable=True)
-        channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": kind})
-        channel.queue_bind(QUEUE, EXCHANGE, "file.*")
+def measure(
+    library: Library, count: int, url: str, run: Run, part: Part, budget: Budget, nothing_s: Mapping[str, float]
+) -> None:
+    """Compare all ways for a library."""
+    if count < library.files:
+        part.left_out.append(f"{library.name}: {count:,} of the {library.files:,} files of the full set")
+    peers = [peer for peer in IMPORTING_PEERS if not peer.missing]
+    with made(library, count, run.folder) as library_made:
+        run.say(f"import: {library_made.title}")
+        imports = Imports(library_made, url, run)
+        ways: dict[str, Callable[[], Turn]] = {
+            "bound": partial(imports.alone, "bound"),
+            "pool": partial(imports.alone, "ours"),
+            **{teller.name: partial(imports.by, teller) for teller in (OURS, *peers)},
+        }
+        turns = in_turn(ways, budget, most=TURNS)
+    part.details[library.name] = turns
+    part.tables[f"Import of {library_made.title}"] = [
+        row(way, took, library_made, nothing_s.get(way)) for way, took in turns.items()
+    ]
+    part.figures += figures(library_made, turns, nothing_s)
+    part.figures += [
+        Figure.not_measured(f"{library_made.title}, beside {peer.name}", peer.missing)
+        for peer in IMPORTING_PEERS
+        if peer.missing
+    ]
 
 
-def empty_queue(url: str, messages: int) -> dict[str, tuple[str, str]]:
-    """Take so many messages from the queue, which must hold no more; return the hashes of each path."""
-    told = {}
-    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-        channel = connection.channel()
-        channel.basic_qos(prefetch_count=1000)
-        for count, (method, _, body) in enumerate(channel.consume(QUEUE, inactivity_timeout=10), 1):
-            assert method is not None, f"{count - 1} messages instead of {messages}"
-            event = json.loads(body)
-            told[event["file_path"]] = event["sha256_hash"], event["xxh128_hash"]
-            channel.basic_ack(method.delivery_tag)
-            if count == messages:
-                break
-        channel.cancel()
-        left = channel.queue_declare(QUEUE, passive=True).method.message_count
-    assert not left, f"{left} messages too many"
-    assert len(told) == messages, f"{len(told)} different files instead of {messages}"
+def row(way: str, turns: list[Turn], library: Made, nothing_s: float | None) -> dict[str, object]:
+    """Return what a table says of one way."""
+    seconds = Spread.of(turn.seconds for turn in turns)
+    costs = [turn.cost for turn in turns if turn.cost is not None]
+    told: dict[str, object] = {
+        "way": way,
+        "s": seconds.median,
+        "empty library, s": "" if nothing_s is None else nothing_s,
+        "files/s": library.files / seconds.median,
+        "GB/s": library.size_bytes / seconds.median / 1e9,
+    }
+    if costs:
+        told |= {
+            "peak MB": Spread.of(cost.peak_pss_bytes / 1e6 for cost in costs).median,
+            "CPU s": Spread.of(cost.cpu_s for cost in costs).median,
+            "CPU s of workers": Spread.of(cost.others_cpu_s for cost in costs).median,
+            "CPU s of the broker": Spread.of(turn.broker_cpu_s for turn in turns).median,
+        }
+    else:
+        told |= dict.fromkeys(("peak MB", "CPU s", "CPU s of workers", "CPU s of the broker"), "")
     return told
 
 
-def measure(library: Made, node: RabbitNode, folder: Path, repeat: int) -> tuple[list[dict[str, object]], object]:
-    """Return the table's rows for a library, and all that was measured."""
-    turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
-    told: dict[str, tuple[str, str]] = {}
-    for number in range(repeat):
-        for way, run in WAYS.items():
-            before_s = session_cpu_s(node.pid)
-            seconds, cost = run(library.root, node.url(), folder / f"{library.library.option}-{number}")
-            turns[way].append(Turn(seconds, cost, session_cpu_s(node.pid) - before_s))
-            now_told = empty_queue(node.url(), library.files)
-            assert now_told == (told or now_told), "not the same was told"
-            told = now_told
-    rows = []
-    for way, own in turns.items():
-        pairs = list(zip(own, turns["asyncio"], strict=True))
-        faster = Spread.of(peer.seconds / each.seconds for each, peer in pairs)
-        pss = Spread.of(each.cost.peak_pss_bytes / peer.cost.peak_pss_bytes for each, peer in pairs)
-        rss = Spread.of(each.cost.peak_rss_bytes / peer.cost.peak_rss_bytes for each, peer in pairs)
-        seconds = Spread.of(turn.seconds for turn in own).median
-        rows.append(
-            {
-                "files": library.title if way == "ours" else "",
-                "way": way,
-                "s": seconds,
-                "files/s": library.files / seconds,
-                "GB/s": library.size_bytes / seconds / 1e9,
-                "times as fast": faster.median,
-                "from": faster.smallest,
-                "to": faster.largest,
-                "goal": "10 (5)" if way == "ours" else "",
-                "peak MB (PSS)": Spread.of(turn.cost.peak_pss_bytes / 1e6 for turn in own).median,
-                "of the peer's": pss.median,
-                "peaks MB (RSS)": Spread.of(turn.cost.peak_rss_bytes / 1e6 for turn in own).median,
-                "of the peer's ": rss.median,
-                "goal ": 0.7 if way == "ours" else "",
-                "CPU s": Spread.of(turn.cost.cpu_s for turn in own).median,
-                "of workers": Spread.of(turn.cost.others_cpu_s for turn in own).median,
-                "of the broker": Spread.of(turn.broker_cpu_s for turn in own).median,
-            }
+def figures(library: Made, turns: dict[str, list[Turn]], nothing_s: Mapping[str, float]) -> list[Figure]:
+    """Return the ratios."""
+    name, title = library.library.name, library.title
+
+    size, unit = (library.files, "files/s") if library.library is SMALL else (library.size_bytes / 1e9, "GB/s")
+
+    def rates(way: str, less_s: float = 0.0) -> list[float]:
+        return [size / max(turn.seconds - less_s, 1e-3) for turn in turns[way]]
+
+    def compared(what: str, way: str, beside: str, asked: tuple[float, float] | None = None) -> Figure:
+        limit, goal = asked or (None, None)
+        return Figure.of(
+            f"{title}, {what}", unit, rates(way), beside, rates(beside), better="more", limit=limit, goal=goal
         )
-    return rows, turns
+
+    def beyond(beside: str) -> Figure:
+        ours, theirs = (rates(way, nothing_s[way]) for way in (OURS.name, beside))
+        return Figure.of(f"{title}, imported, beyond an empty one", unit, ours, beside, theirs, better="more")
+
+    def peaks(way: str) -> list[float]:
+        return [turn.cost.peak_pss_bytes / 1e6 for turn in turns[way] if turn.cost is not None]
+
+    found = [
+        compared("described", "pool", "bound", OF_BOUND.get(name)),
+        compared("imported", OURS.name, "bound"),
+        compared("imported", OURS.name, "pool", OF_POOL.get(name)),
+    ]
+    for peer in IMPORTING_PEERS:
+        if peer.name in turns:
+            is_asyncio = peer is ASYNCIO
+            found.append(compared("imported", OURS.name, peer.name, TIMES_ASYNCIO if is_asyncio else None))
+            found.append(beyond(peer.name))
+            limit = MEMORY_OF_ASYNCIO if is_asyncio else None
+            found.append(
+                Figure.of(f"{title}, peak", "MB", peaks(OURS.name), peer.name, peaks(peer.name), "less", limit=limit)
+            )
+    return found
 
 
-def main() -> None:
-    """Measure from the command line."""
-    options = arguments(
-        __doc__,
-        **size_options(*LIBRARIES),
-        repeat=(3, "turns"),
-        queue=("classic", "its type: classic, quorum"),
-    )
-    noise = Noise()
-    rows: list[dict[str, object]] = []
-    details = {}
-    with bench(options.dir) as folder, RabbitNode(folder / "node") as node:
-        declare_queue(node.url(), options.queue)
-        for library in LIBRARIES:
-            if getattr(options, library.option):
-                with made(library, options) as library_made:
-                    more, turns = measure(library_made, node, folder, options.repeat)
-                rows += more
-                details[library.name] = turns
-    report(f"imports to a durable {options.queue} queue", rows, noise, options.json, **details)
-
-
-if __name__ == "__main__":
-    main()
+def part(run: Run, result: Part, counts: Mapping[str, int] = {}) -> None:
+    """Measure all three libraries, with so many files where that is said."""
+    with run.vhost() as url:
+        declare_queue(url)
+        nothing_s = of_nothing(url, run)
+        for number, library in enumerate(LIBRARIES):
+            budget = run.budget.share(1 / (len(LIBRARIES) - number))
+            count = counts.get(library.name) or files_of(library, url, run, budget)
+            measure(library, count, url, run, result, budget, nothing_s)

@@ -109,20 +109,28 @@ class BytesRead(NamedTuple):
     from_disk: int
 
 
-def group(daemon: Daemon) -> list[int]:
-    """Return the ids of the daemon's process and of those that it has started."""
-    return [daemon.pid, *daemon.descendants()]
+def cpu_s(leader: int) -> float:
+    """Return the CPU time so far of the processes in a session (a daemon's, a broker's), and of their dead children."""
+    return sum(_ticks(pid, 11, 15) for pid in _session(leader)) / TICKS_PER_S
 
 
-def cpu_s(daemon: Daemon) -> float:
-    """Return the CPU time of the daemon's whole process group so far, dead children included."""
-    return sum(_ticks(pid, 11, 15) for pid in group(daemon)) / TICKS_PER_S
+def running_s(leader: int) -> float:
+    """Return the same of the living threads of a session, to the nanosecond: for those that do next to nothing.
+
+    A thread that ends takes its time with it.
+    """
+    spent_ns = 0
+    for pid in _session(leader):
+        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                spent_ns += int(task.read_text().split()[0])
+    return spent_ns / 1e9
 
 
-def memory(daemon: Daemon) -> Memory:
-    """Return the memory of the daemon's whole process group now."""
+def memory(leader: int) -> Memory:
+    """Return the memory of the processes in a session now."""
     rss = pss = 0
-    for pid in group(daemon):
+    for pid in _session(leader):
         with contextlib.suppress(OSError):
             fields = _fields(Path(f"/proc/{pid}/smaps_rollup"))
             rss += fields["Rss"] * 1024
@@ -130,20 +138,15 @@ def memory(daemon: Daemon) -> Memory:
     return Memory(rss, pss)
 
 
-def bytes_read(daemon: Daemon) -> BytesRead:
-    """Return what the daemon's whole process group has read so far."""
+def bytes_read(leader: int) -> BytesRead:
+    """Return what the processes in a session have read so far."""
     asked = from_disk = 0
-    for pid in group(daemon):
+    for pid in _session(leader):
         with contextlib.suppress(OSError):
             fields = _fields(Path(f"/proc/{pid}/io"))
             asked += fields["rchar"]
             from_disk += fields["read_bytes"]
     return BytesRead(asked, from_disk)
-
-
-def session_cpu_s(leader: int) -> float:
-    """Return the CPU time so far of the processes in a session (such as a broker's), and of their dead children."""
-    return sum(_ticks(pid, 11, 15) for pid in _session(leader)) / TICKS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +329,7 @@ class Noise:
         self._busy_s, self._own_s = self._now()
 
     def share(self) -> float:
-        """Return the part of all processors that was busy with neither us nor our children that have ended."""
+        """Return the part of all processors that was busy with neither us nor what we have started."""
         busy_s, own_s = self._now()
         elapsed_s = (time.monotonic() - self._at_s) * (os.cpu_count() or 1)
         return max(0.0, (busy_s - self._busy_s) - (own_s - self._own_s)) / elapsed_s
@@ -334,7 +337,23 @@ class Noise:
     def _now(self) -> tuple[float, float]:
         with open("/proc/stat") as file:
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
-        return (user + nice + system + irq + softirq + steal) / TICKS_PER_S, sum(os.times()[:4])
+        alive_s = sum(_ticks(pid, 11, 15) for pid in _offspring(os.getpid())) / TICKS_PER_S
+        return (user + nice + system + irq + softirq + steal) / TICKS_PER_S, sum(os.times()[:4]) + alive_s
+
+
+def _offspring(ancestor: int) -> Iterator[int]:
+    """Yield the living processes that a process has started, and those that these have started."""
+    started: defaultdict[int, list[int]] = defaultdict(list)
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                parent = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1]
+                started[int(parent)].append(int(entry))
+    waiting = list(started[ancestor])
+    while waiting:
+        pid = waiting.pop()
+        yield pid
+        waiting += started[pid]
 
 
 def arguments(description: str | None, **options: tuple[Any, str]) -> argparse.Namespace:
@@ -352,7 +371,7 @@ def arguments(description: str | None, **options: tuple[Any, str]) -> argparse.N
 
 
 @contextlib.contextmanager
-def bench(directory: str | None) -> Iterator[Path]:
+def bench(directory: str | Path | None) -> Iterator[Path]:
     """Yield a new empty folder that any user can reach, and delete it afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="trackwatch-bench-", dir=directory)).resolve()
     folder.chmod(0o755)

@@ -125,7 +125,7 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for library in LIBRARIES:
         if getattr(options, library.option):
-            with made(library, options) as library_made:
+            with made(library, getattr(options, library.option), options.dir) as library_made:
                 rows += rows_of(library_made, options.each, options.turns)
     report("one file: microseconds of each step", rows, noise, options.json)
 

@@ -1,331 +1,185 @@
-"""The outbox beside SQLite queues of others: durable puts a second while 100 wait (goal: 4 times the best).
+"""The outbox and what leaves it: durable puts, delivery to RabbitMQ, and a full outbox that drains.
 
-Each put is one event of about 1.5 KB and returns once it is on the disk: write-ahead log and `synchronous=FULL` for
-everyone, which `--fsyncs` lets one check (strace counts). Ours are 100 Trio tasks; the others are driven by as many
-threads as suit them best, which is tried out before. All are given the finished bytes of the event. Two more figures
-have no equal elsewhere: with the making of these bytes, and what really happens for a file, which is that and the row
-of the catalogue in the same transaction.
-
-All are measured in turn, several times, each time as a process of its own with a new database. The others come from the
-dependency group `bench`: `uv pip install --require-hashes -r requirements-bench.lock`.
+- puts (`puts.py`): durable puts a second while 100 wait, beside the best of three SQLite queues of others;
+- delivery (`delivery.py`): confirmed, persistent messages a second to one durable queue, from the outbox with all its
+  bookkeeping, beside clients without one, by payload and by size of batch;
+- drain (`drain.py`): the real daemon finds an outbox full of rows, and sends them to a queue that nobody reads: the
+  rate of the last tenth beside that of the first one, and the most memory beside that of a daemon with nothing to send.
 """
 
-import argparse
-import importlib
-import itertools
-import json
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-import trio
+from tests.bench import delivery, puts
+from tests.bench.broker import declare_queue
+from tests.bench.drain import Drain, drain
+from tests.bench.figures import Figure, Growth, Part, in_turn
+from tests.bench.measure import Spread
+from tests.bench.restart import start
+from tests.bench.run import Run
+from trackwatch.publisher import BATCH_EVENTS
 
-from tests.bench.measure import Noise, Spread, arguments, bench, report
-from trackwatch import outbox
-from trackwatch.clock import wall_clock_us
-from trackwatch.event import Content, Event, EventType, MetadataForm, metadata_text, new_event_id
-from trackwatch.record import Ledger, Present
-from trackwatch.store import open_store
-from trackwatch.track import Location, Metadata, Observation, Signature
-
-Put = Callable[[bytes], object]
-OURS, MAKING, RECORDING = "trackwatch", "trackwatch, and made", "trackwatch, and catalogued"
-TASKS = 100
-# How many threads are tried: one has no lock to wait for, many have always one that is ready.
-THREADS = (1, 4, 100)
-TRIAL_S = 1.0
-ROOT = b"/data/music"
-METADATA = Metadata(
-    "audio/flac",
-    duration_s=291.493333,
-    bitrate=873_512,
-    sample_rate=44_100,
-    channels=2,
-    tags={
-        "title": "Der Erlkönig, D 328 (Op. 1), Ballade nach J. W. von Goethe",
-        "artist": "Dietrich Fischer-Dieskau; Gerald Moore",
-        "album": "Schubert: Lieder, Bd. 1 (Aufnahmen 1966-1972, neu überspielt)",
-        "album_artist": "Dietrich Fischer-Dieskau",
-        "date": "1969-05-01",
-        "genre": "Classical; Lied",
-        "track": 7,
-        "track_total": 24,
-        "disc": 2,
-        "disc_total": 21,
-        "composer": "Franz Schubert",
-        "comment": "Übernommen von der Langspielplatte, linker Kanal um 0,4 dB angehoben; siehe das Beiheft, Seite 17. "
-        "Begleitheft mit allen Texten und Daten der Aufnahmen liegt als PDF im selben Verzeichnis; nicht löschen, "
-        "auch wenn ein Programm meint, dass es zu keinem Titel gehöre.",
-        "publisher": "Deutsche Grammophon Gesellschaft",
-        "isrc": "DEF057200123",
-    },
-)
+PUTS_SHARE, DELIVERY_SHARE = 0.3, 0.6  # of what is left each time
+PUTS_S = 1.0
+PUTS_GOAL = 4.0
+OF_GATHER = (0.6, 1.5)
+MORE_BYTES = (0, 4_000, 16_000)
+BATCHES = (1, 20, BATCH_EVENTS, 1000)
+MESSAGES = (5_000, 20_000)  # in each turn: with little time, and with much
+MUCH_S = 300.0
+TURNS = 5
+ROWS, ROWS_A_SECOND = (20_000, 200_000), 2_000  # a drain, where nobody says of how many; a cautious guess of its rate
+LAST_TENTH, MEMORY_MB = 0.9, 150.0
+# The kinds of queues: what most people declare, and what holds many messages that nobody reads.
+QUEUE, DRAIN_QUEUE = "classic", "lazy"
 
 
-def present(number: int) -> Present:
-    """Return a described file; no two are alike."""
-    digest = sha256(b"%d" % number).digest()
-    name = b"Fischer-Dieskau, Dietrich/Schubert - Lieder 1/%07d Der Erlkoenig.flac" % number
-    seen = Signature(
-        65_024, 1_000_000 + number, 31_824_177, 1_690_000_000_000_000_000, 1_790_000_000_000_000_000 + number
-    )
-    return Present(Location(1, name), Observation(seen, digest, digest[:16], METADATA))
+def measure_puts(run: Run, result: Part, seconds: float) -> None:
+    """Compare queues on the disk."""
+    run.say("outbox: durable puts")
+    rates = puts.measure(run, run.budget.share(PUTS_SHARE), seconds)
+    ours = rates.puts_per_s[puts.OURS]
+    peers = [peer for peer in puts.PEERS if peer in rates.puts_per_s]
+    if peers:
+        best = [max(turn) for turn in zip(*(rates.puts_per_s[peer] for peer in peers), strict=True)]
+        result.figures.append(
+            Figure.of("durable puts", "puts/s", ours, "the best other queue", best, "more", goal=PUTS_GOAL)
+        )
+    result.figures += [
+        Figure.not_measured(f"durable puts, beside {peer}", f"{peer} is not installed; `make bench` does it")
+        for peer in puts.PEERS
+        if peer not in peers
+    ]
+    result.tables["Durable puts"] = [
+        {
+            "queue": name,
+            "driven by": f"{rates.threads[name]} threads" if name in puts.PEERS else f"{puts.TASKS} tasks",
+            "puts/s": (spread := Spread.of(values)).median,
+            "from": spread.smallest,
+            "to": spread.largest,
+            "puts a sync": rates.puts_a_sync.get(name, "not counted"),
+        }
+        for name, values in rates.puts_per_s.items()
+    ]
+    result.details["puts"] = rates
 
 
-def event(number: int) -> Event:
-    """Return the event that such a file becomes."""
-    change, now_us = present(number), wall_clock_us()
-    seen = change.observation
-    content = Content(
-        seen.sha256, seen.xxh128, seen.signature.size_bytes, seen.signature.mtime_ns, metadata_text(METADATA)
-    )
-    where = change.location.path
-    return Event(new_event_id(now_us), EventType.CREATED, number, now_us, "bench", ROOT, where, content=content)
-
-
-# --- ours ---
-
-
-class Finished(Event):
-    """An event whose bytes were made before."""
-
-    __slots__ = ("body",)
-    body: bytes
-
-    def to_json(self, form: MetadataForm = MetadataForm.STRUCTURED) -> bytes:
-        """Return them."""
-        return self.body
-
-
-def append_finished(body: bytes) -> Callable[[Ledger], None]:
-    """Return what puts an event that has everything but its number."""
-
-    def append(ledger: Ledger) -> None:
-        now_us = ledger.now_us()
-        put = Finished(new_event_id(now_us), EventType.CREATED, ledger.next_sequence, now_us, "bench", ROOT, b"a.flac")
-        object.__setattr__(put, "body", body)
-        outbox.append(ledger.conn, put, ledger.form)
-        ledger.next_sequence += 1
-
-    return append
-
-
-def append_made(ledger: Ledger) -> None:
-    """Make an event, and put it."""
-    outbox.append(ledger.conn, event(ledger.next_sequence), ledger.form)
-    ledger.next_sequence += 1
-
-
-def record_next(ledger: Ledger) -> None:
-    """Record a file that was described."""
-    ledger.record(present(ledger.next_sequence))
-
-
-async def run_ours(folder: Path, seconds: float, work: Callable[[Ledger], object]) -> tuple[int, float]:
-    """Put from many tasks for some time; return how many puts there were, and in how many seconds."""
-    puts = 0
-
-    async with open_store(folder) as store, trio.open_nursery() as writing:
-        await writing.start(store.run)
-        await store.write(lambda ledger: ledger.claim_roots((ROOT,)))
-        began_s = time.monotonic()
-
-        async def put_for_ever() -> None:
-            nonlocal puts
-            while time.monotonic() < began_s + seconds:
-                await store.write(work)
-                puts += 1
-
-        async with trio.open_nursery() as tasks:
-            for _ in range(TASKS):
-                tasks.start_soon(put_for_ever)
-        took_s = time.monotonic() - began_s
-        writing.cancel_scope.cancel()
-    return puts, took_s
-
-
-# --- the others; each returns what puts one message, durably ---
-
-
-def open_huey(folder: Path) -> Put:
-    """Open huey's storage as SqliteHuey does, in its durable form."""
-    huey = importlib.import_module("huey")
-    storage = huey.SqliteHuey(filename=str(folder / "huey.db"), fsync=True, journal_mode="wal").storage
-    put: Put = storage.enqueue
-    return put
-
-
-def open_litequeue(folder: Path) -> Put:
-    """Open a queue of litequeue; it sets synchronous=NORMAL itself, which would lose what was put at a power cut."""
-    queue = importlib.import_module("litequeue").LiteQueue(folder / "lite.db")
-    queue.conn.execute("PRAGMA synchronous = FULL")
-    return lambda data: queue.put(data.decode())
-
-
-def open_persist_queue(folder: Path) -> Put:
-    """Open an acknowledged queue of persist-queue, for many threads, with bytes stored as they are."""
-    persistqueue = importlib.import_module("persistqueue")
-    queue = persistqueue.SQLiteAckQueue(str(folder / "persist"), multithreading=True, serializer=_AsIs)
-    for connection in (queue._putter, queue._getter):
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    put: Put = queue.put
-    return put
-
-
-class _AsIs:
-    """A serializer that does nothing: pickling is no part of what is compared."""
-
-    @staticmethod
-    def dumps(data: bytes) -> bytes:
-        return data
-
-    @staticmethod
-    def loads(data: bytes) -> bytes:
-        return data
-
-
-PEERS: Mapping[str, Callable[[Path], Put]] = {
-    "huey": open_huey,
-    "litequeue": open_litequeue,
-    "persist-queue": open_persist_queue,
-}
-
-
-def run_peer(put: Put, seconds: float, threads: int) -> tuple[int, float]:
-    """Put from some threads for some time; return how many puts there were, and in how many seconds."""
-    payload = event(1).to_json()
-    put(payload)
-    counts = [0] * threads
-    errors: list[Exception] = []
-    began_s = time.monotonic()
-
-    def put_for_ever(number: int) -> None:
-        try:
-            while time.monotonic() < began_s + seconds:
-                put(payload)
-                counts[number] += 1
-        except Exception as error:
-            errors.append(error)
-
-    running = [threading.Thread(target=put_for_ever, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return sum(counts), time.monotonic() - began_s
-
-
-# --- processes of their own ---
-
-
-def run_here(contender: str, folder: Path, seconds: float, threads: int) -> tuple[int, float]:
-    """Measure one contender in this process."""
-    if contender in PEERS:
-        return run_peer(PEERS[contender](folder), seconds, threads)
-    works = {OURS: append_finished(event(1).to_json()), MAKING: append_made, RECORDING: record_next}
-    return trio.run(run_ours, folder, seconds, works[contender])
-
-
-def run_apart(
-    contender: str, folder: Path, seconds: float, threads: int, before: Sequence[str] = ()
-) -> tuple[int, float]:
-    """Measure one contender in a process of its own, with a new folder."""
-    folder.mkdir()
-    command = [*before, sys.executable, "-m", "tests.bench.outbox", "--child", contender, str(folder)]
-    done = subprocess.run([*command, str(seconds), str(threads)], check=True, capture_output=True, text=True)
-    puts, took_s = json.loads(done.stdout)
-    return puts, took_s
-
-
-def fsyncs(contender: str, folder: Path, threads: int) -> dict[str, Any]:
-    """Return how often a contender asks for the disk, for each put and in all."""
-    counted = folder.with_suffix(".strace")
-    strace = ["strace", "-f", "-c", "-e", "trace=fsync,fdatasync", "-o", str(counted)]
-    puts, _ = run_apart(contender, folder, 1.0, threads, strace)
-    lines = [line.split() for line in counted.read_text().splitlines()]
-    calls = sum(int(line[3]) for line in lines if line and line[-1] in ("fsync", "fdatasync"))
-    return {
-        "queue": contender,
-        "puts": puts,
-        "fsync and fdatasync": calls,
-        "puts for each": puts / calls if calls else 0.0,
-    }
-
-
-def main() -> None:
-    """Measure from the command line."""
-    options = arguments(
-        __doc__,
-        rounds=(7, "in each of which all are measured in turn"),
-        seconds=(3.0, "of each measurement"),
-        fsyncs=(False, "only count, with strace, how often each asks for the disk"),
-    )
-    noise = Noise()
-    contenders = [OURS, MAKING, RECORDING, *PEERS]
-    with bench(options.dir) as folder:
-        fresh = (folder / str(number) for number in itertools.count())
-        threads = dict.fromkeys(contenders, 0)
-        trials: dict[str, dict[int, float]] = {}
-        for peer in PEERS:
-            rates = {}
-            for count in THREADS:
-                puts, took_s = run_apart(peer, next(fresh), TRIAL_S, count)
-                rates[count] = puts / took_s
-            threads[peer], trials[peer] = max(rates, key=lambda count: rates[count]), rates
-        if options.fsyncs:
-            counts = [fsyncs(contender, next(fresh), threads[contender]) for contender in contenders]
-            report("outbox: how often the disk is asked", counts, noise, options.json)
-            return
-        rates_of: dict[str, list[float]] = {contender: [] for contender in contenders}
-        for number in range(options.rounds):
-            # Turned, so that nobody always comes after the same one.
-            shift = number % len(contenders)
-            for contender in contenders[shift:] + contenders[:shift]:
-                puts, took_s = run_apart(contender, next(fresh), options.seconds, threads[contender])
-                rates_of[contender].append(puts / took_s)
-    best = [max(rates_of[peer][number] for peer in PEERS) for number in range(options.rounds)]
-    rows = []
-    for contender in contenders:
-        spread = Spread.of(rates_of[contender])
-        ratio = Spread.of(mine / theirs for mine, theirs in zip(rates_of[contender], best, strict=True))
+def measure_delivery(run: Run, result: Part, messages: int) -> None:
+    """Compare clients, payloads and batches."""
+    run.say("outbox: delivery")
+    few = max(200, messages // 10)
+    with run.vhost() as url:
+        declare_queue(url, QUEUE)
+        send = partial(delivery.send, run, url)
+        ways = {way: partial(send, way, few if way == "blocking" else messages) for way in delivery.WAYS}
+        for more in MORE_BYTES[1:]:
+            for way in ("ours", "gather"):
+                ways[f"{way}, {more}"] = partial(send, way, messages // 2, more_bytes=more)
+        for batch in BATCHES:
+            if batch != BATCH_EVENTS:
+                ways[f"batch {batch}"] = partial(send, "session", few if batch == 1 else messages, batch=batch)
+        turns = in_turn(ways, run.budget.share(DELIVERY_SHARE), most=TURNS)
+    rates = {way: [sent.per_s for sent in taken] for way, taken in turns.items()}
+    plain = f"{delivery.payload_bytes(0):,} bytes a message"
+    limit, goal = OF_GATHER
+    compared = partial(Figure.of, unit="messages/s", better="more")
+    result.figures += [
+        compared(
+            f"delivery, {plain}",
+            ours=rates["ours"],
+            beside="aio-pika, gathered, no outbox",
+            theirs=rates["gather"],
+            limit=limit,
+            goal=goal,
+        ),
+        compared(f"delivery, {plain}", ours=rates["ours"], beside="our session, no outbox", theirs=rates["session"]),
+        compared(f"delivery, {plain}", ours=rates["ours"], beside="a bare socket", theirs=rates["socket"]),
+        compared(f"delivery, {plain}", ours=rates["ours"], beside="pika, one at a time", theirs=rates["blocking"]),
+    ]
+    rows: list[dict[str, object]] = []
+    points = []
+    for more in MORE_BYTES:
+        ours, gather = (f"{way}, {more}" if more else way for way in ("ours", "gather"))
+        size_bytes = delivery.payload_bytes(more)
+        points.append((float(size_bytes), Spread.of(rates[ours]).median))
+        if more:
+            result.figures.append(
+                compared(
+                    f"delivery, {size_bytes:,} bytes a message",
+                    ours=rates[ours],
+                    beside="aio-pika, gathered, no outbox",
+                    theirs=rates[gather],
+                    limit=limit,
+                    goal=goal,
+                )
+            )
         rows.append(
             {
-                "queue": contender,
-                "driven by": f"{threads[contender]} threads" if contender in PEERS else f"{TASKS} tasks",
-                "puts/s": spread.median,
-                "least": spread.smallest,
-                "most": spread.largest,
-                "ratio to the best other": ratio.median,
-                "least ratio": ratio.smallest,
-                "most ratio": ratio.largest,
+                "bytes a message": size_bytes,
+                "from the outbox, messages/s": Spread.of(rates[ours]).median,
+                "MB/s": Spread.of(rates[ours]).median * size_bytes / 1e6,
+                "aio-pika, gathered, messages/s": Spread.of(rates[gather]).median,
+                "the broker's CPU, us a message": 1e6
+                * Spread.of(sent.broker_cpu_s_each for sent in turns[ours]).median,
             }
         )
-    payload = len(event(1).to_json())
-    report("outbox: durable puts", rows, noise, options.json, rates=rates_of, trials=trials, payload_bytes=payload)
-    print(f"An event has {payload:,} bytes.")
+    result.tables["Delivery by payload"] = rows
+    if growth := Growth.through(points):
+        result.remarks.append(
+            f"From the outbox, the rate goes with the payload's size to the power of {growth.slope:.2f}."
+        )
+    result.tables["Our session alone, by batch"] = [
+        {
+            "messages in a batch": batch,
+            "messages/s": (spread := Spread.of(rates["session" if batch == BATCH_EVENTS else f"batch {batch}"])).median,
+            "from": spread.smallest,
+            "to": spread.largest,
+        }
+        for batch in BATCHES
+    ]
+    result.details["delivery"] = turns
 
 
-def child(argv: Sequence[str]) -> None:
-    """Measure one contender here, and print the two figures."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("contender")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("seconds", type=float)
-    parser.add_argument("threads", type=int)
-    given = parser.parse_args(argv)
-    print(json.dumps(run_here(given.contender, given.folder, given.seconds, given.threads)))
+def measure_drain(run: Run, result: Part, rows: int) -> None:
+    """Let a full outbox drain."""
+    run.say(f"outbox: {rows:,} rows drain")
+    empty = run.fresh("empty")
+    empty.mkdir()
+    drains: list[Drain] = []
+    nothing = []
+    for _ in run.budget.turns(1, TURNS):
+        drains.append(drain(run, rows, DRAIN_QUEUE))
+        nothing.append(start(empty, run.fresh("state")).pss_bytes / 1e6)
+    first, last = ([each.tenths_per_s[tenth] for each in drains] for tenth in (0, -1))
+    peaks = [each.peak_pss_bytes / 1e6 for each in drains]
+    title = f"{rows:,} rows drain"
+    result.figures += [
+        Figure.of(f"{title}, last tenth", "events/s", last, "first tenth", first, "more", limit=LAST_TENTH),
+        Figure.of(f"{title}, peak", "MB", peaks, "trackwatch, nothing to send", nothing, "less"),
+    ]
+    result.tables[f"A full outbox drains ({DRAIN_QUEUE} queue)"] = [
+        {
+            "rows": rows,
+            "s": Spread.of(each.seconds for each in drains).median,
+            "events/s": Spread.of(rows / each.seconds for each in drains).median,
+            "MB/s": Spread.of(each.size_bytes / each.seconds / 1e6 for each in drains).median,
+            "peak MB": Spread.of(peaks).median,
+            f"at most {MEMORY_MB:.0f} MB": "yes" if max(peaks) <= MEMORY_MB else "no",
+            "CPU s": Spread.of(each.cpu_s for each in drains).median,
+        }
+    ]
+    result.details["drain"] = drains
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2:])
-    else:
-        main()
+def part(run: Run, result: Part, puts_s: float = PUTS_S, messages: int = 0) -> None:
+    """Measure all three."""
+    few, many = MESSAGES
+    messages = messages or (many if run.budget.left_s >= MUCH_S else few)
+    if messages < many:
+        result.left_out.append(f"delivery: {messages:,} messages a turn, instead of {many:,}")
+    measure_puts(run, result, puts_s)
+    measure_delivery(run, result, messages)
+    least, most = ROWS
+    rows = run.rows or max(least, min(most, int(run.budget.left_s * ROWS_A_SECOND) // least * least))
+    if not run.rows:
+        result.left_out.append(f"drain: {rows:,} rows; a million is measured with ROWS=1000000")
+    measure_drain(run, result, rows)

@@ -49,7 +49,7 @@ def import_once(root: Path, state: Path, pace: random.Random | None, changes: in
                 made.append((str(path), digest(path), since_s, time.monotonic()))
                 time.sleep(pace.uniform(*PAUSE_S))
             daemon.wait_until(daemon.is_ready, IMPORT_DEADLINE_S, "to be watching")
-            took_s, cpu = time.monotonic() - began_s, cpu_s(daemon)
+            took_s, cpu = time.monotonic() - began_s, cpu_s(daemon.pid)
             for path_name, sha256, since_s, closed_s in made:
                 told = witness.wait_for(path_name, sha256, since_s)
                 # One that was overwritten again before it was told is not there; one that never comes counts as ever.

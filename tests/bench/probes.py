@@ -29,7 +29,7 @@ import trio
 import xxhash
 
 from tests.bench import apart
-from tests.bench.measure import Noise, Spread, arguments, report, session_cpu_s
+from tests.bench.measure import Noise, Spread, arguments, cpu_s, report
 from tests.bench.sets import LIBRARIES, SMALL, Made, files, made, size_options
 from trackwatch.pool import CALL_FILES, open_pool
 from trackwatch.probe import BUFFER_BYTES, NICENESS, Request, describe
@@ -91,7 +91,7 @@ def _hash_files(
 ) -> None:
     buffer = memoryview(bytearray(BOUND_BUFFER_BYTES))
     ready.wait()
-    began[number], cpu_s = time.perf_counter(), time.process_time()
+    began[number], began_cpu_s = time.perf_counter(), time.process_time()
     while True:
         with turn.get_lock():
             index = turn.value
@@ -99,7 +99,7 @@ def _hash_files(
         if index >= len(paths):
             break
         hash_only(paths[index], buffer)
-    ended[number], cpu[number] = time.perf_counter(), time.process_time() - cpu_s
+    ended[number], cpu[number] = time.perf_counter(), time.process_time() - began_cpu_s
 
 
 @asynccontextmanager
@@ -152,9 +152,9 @@ async def probed(paths: Sequence[bytes], way: str, processes: int) -> Took:
     kind, _, number = way.partition("-")
     count = int(number or CALL_FILES)
     async with pooled(paths, processes, count) if kind == "ours" else threads(count) as probe:
-        opened_s, opened_cpu_s = time.perf_counter(), session_cpu_s(os.getsid(0))
+        opened_s, opened_cpu_s = time.perf_counter(), cpu_s(os.getsid(0))
         await probe_all(paths, probe)
-        ended_s, ended_cpu_s = time.perf_counter(), session_cpu_s(os.getsid(0))
+        ended_s, ended_cpu_s = time.perf_counter(), cpu_s(os.getsid(0))
     return Took(ended_s - opened_s, opened_s - began_s, time.perf_counter() - ended_s, ended_cpu_s - opened_cpu_s)
 
 
@@ -230,7 +230,7 @@ def main() -> None:
     counts, calls = ([int(count) for count in text.split(",") if count] for text in (options.threads, options.calls))
     for library in LIBRARIES:
         if getattr(options, library.option):
-            with made(library, options) as library_made:
+            with made(library, getattr(options, library.option), options.dir) as library_made:
                 tried = counts if library is SMALL else [count for count in counts if count in (2, 8)]
                 more, took = measure(library_made, options.processes, tried, calls, options.repeat)
             rows += more

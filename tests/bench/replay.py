@@ -6,22 +6,18 @@ message's arrival at a consumer. Everything has to arrive again, once, under its
 and each change as well: the part fails if not.
 """
 
-import json
 import random
 import threading
 import time
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-
-import pika
-from pika.adapters.blocking_connection import BlockingChannel
+from typing import Any
 
 from tests.bed.rabbit import RabbitNode
+from tests.bench.broker import Arrival, Consumer, declare_queue
 from tests.bench.measure import Noise, Spread, a_daemon, arguments, bench, cpu_s, memory, report
 
 IMPORT_DEADLINE_S, REPLAY_DEADLINE_S = 900.0, 600.0
@@ -30,48 +26,21 @@ FOLDER_FILES = 500
 PROBE = "live/probe.dat"
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One message, and when it was there (monotonic clock)."""
+class Changes:
+    """When each content of the probe was told first."""
 
-    at_s: float
-    event_id: str
-    sequence: int
-
-
-class Consumer:
-    """A durable queue bound to every event, and a thread that takes what comes. A context manager."""
-
-    def __init__(self, url: str) -> None:
-        self.arrivals: list[Arrival] = []
-        self._by_content: defaultdict[str, list[float]] = defaultdict(list)
-        self._connection = pika.BlockingConnection(pika.URLParameters(url))
-        channel = self._connection.channel()
-        channel.exchange_declare("file_events", "topic", durable=True)
-        channel.queue_declare("library", durable=True)
-        channel.queue_bind("library", "file_events", "file.*")
-        channel.basic_consume("library", self._take, auto_ack=True)
-        self._channel = channel
-        self._thread = threading.Thread(target=channel.start_consuming, name="consumer", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._connection.add_callback_threadsafe(self._channel.stop_consuming)
-        self._thread.join()
-        self._connection.close()
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._looked = 0
+        self._first_s: dict[str, float] = {}
 
     def arrived_at(self, sha256: str) -> float | None:
-        """Return when a content of the probe was told first."""
-        return next(iter(self._by_content[sha256]), None)
-
-    def _take(self, _channel: BlockingChannel, _method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        at_s = time.monotonic()
-        self.arrivals.append(Arrival(at_s, str(properties.message_id), int(properties.headers["sequence"])))
-        if PROBE.encode() in body:
-            self._by_content[json.loads(body)["sha256_hash"]].append(at_s)
+        """Return when a content was told, None if it was not yet."""
+        arrivals = len(self._consumer.arrivals)
+        for at_s, told in self._consumer.kept(self._looked):
+            self._first_s.setdefault(told["sha256_hash"], at_s)
+        self._looked = arrivals
+        return self._first_s.get(sha256)
 
 
 class Probe:
@@ -101,6 +70,14 @@ def make_files(root: Path, count: int) -> None:
         (folder / f"{number:07}.dat").write_bytes(b"%d" % number)
 
 
+@contextmanager
+def consuming(node: RabbitNode) -> Iterator[Consumer]:
+    """Yield a consumer of everything, that keeps what is said of the probe."""
+    declare_queue(node.url())
+    with Consumer(node.url(), lambda body: PROBE.encode() in body) as consumer:
+        yield consumer
+
+
 def wait_until(condition: Any, timeout_s: float, what: str) -> None:
     """Wait for a condition, with a deadline."""
     deadline = time.monotonic() + timeout_s
@@ -115,8 +92,8 @@ def main() -> None:
         __doc__, events=(100_000, "events to send again"), changes=(40, "before and after"), seed=(0, "of the changes")
     )
     noise = Noise()
-    with bench(options.dir) as folder, RabbitNode(folder / "rabbit") as node, Consumer(node.url()) as consumer:
-        root = folder / "root"
+    with bench(options.dir) as folder, RabbitNode(folder / "rabbit") as node, consuming(node) as consumer:
+        root, changes = folder / "root", Changes(consumer)
         (root / "live").mkdir(parents=True)
         make_files(root, options.events)
         probe = Probe(root / PROBE, random.Random(options.seed))
@@ -138,8 +115,8 @@ def main() -> None:
                 for _ in range(count):
                     made.append(probe.write())
                     probe.pause()
-                wait_until(lambda: all(consumer.arrived_at(digest) for digest, _ in made), 60, "the changes")
-                return [(consumer.arrived_at(digest) or 0.0) - at_s for digest, at_s in made]
+                wait_until(lambda: all(changes.arrived_at(digest) for digest, _ in made), 60, "the changes")
+                return [(changes.arrived_at(digest) or 0.0) - at_s for digest, at_s in made]
 
             rows: list[dict[str, object]] = []
 
@@ -149,7 +126,7 @@ def main() -> None:
                 rows.append({"changes": phase, "count": spread.count, **figures, **more})
 
             row("before", change(options.changes))
-            start, began_s, cpu_before = len(consumer.arrivals), time.monotonic(), cpu_s(daemon)
+            start, began_s, cpu_before = len(consumer.arrivals), time.monotonic(), cpu_s(daemon.pid)
             said: list[str] = []
             queued_s: list[float] = []
 
@@ -173,7 +150,7 @@ def main() -> None:
             asking.join()
             took_s = again()[-1].at_s - began_s
             rate = options.events / (again()[-1].at_s - again()[0].at_s)
-            used_s = cpu_s(daemon) - cpu_before
+            used_s = cpu_s(daemon.pid) - cpu_before
             row("during the replay", latencies)
             row("after", change(options.changes))
             sequences = [arrival.sequence for arrival in again()]
@@ -188,7 +165,7 @@ def main() -> None:
                 "took_s": took_s,
                 "rate_per_s": rate,
                 "cpu_s": used_s,
-                "rss_bytes": memory(daemon).rss_bytes,
+                "rss_bytes": memory(daemon.pid).rss_bytes,
                 "said": said[0].strip(),
             }
             assert daemon.stop() == 0

@@ -15,7 +15,6 @@ import os
 import random
 import struct
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,12 +216,12 @@ def size_options(*libraries: Library) -> dict[str, tuple[Any, str]]:
 
 
 @contextmanager
-def made(library: Library, options: Namespace) -> Iterator[Made]:
+def made(library: Library, count: int, directory: str | Path | None) -> Iterator[Made]:
     """Write a library, which is deleted afterwards, and yield it when it is on the disk, in the cache, and at rest."""
-    with bench(options.dir) as folder:
+    with bench(directory) as folder:
         root = folder / "music"
         root.mkdir()
-        library.write(root, getattr(options, library.option))
+        library.write(root, count)
         os.sync()
         written_s = time.monotonic()
         paths = files(root)
