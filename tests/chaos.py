@@ -802,6 +802,9 @@ class Chaos:
     @contextmanager
     def disk_full(self) -> Iterator[None]:
         """The disk of the state without a byte left."""
+        # The log keeps its room when it was put away, after a storm megabytes: enough for all that is written here.
+        with contextlib.closing(sqlite3.connect(self.state / DATABASE, isolation_level=None, timeout=30)) as conn:
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         ballast = self.state / "ballast"
         with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:

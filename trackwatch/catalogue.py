@@ -67,8 +67,10 @@ def _signature_row(signature: Signature) -> tuple[int | None, ...]:
 
 
 def _signature(row: tuple[Any, ...]) -> Signature:
-    dev, inode, size_bytes, mtime_ns, ctime_ns, btime_ns = row
-    return Signature(_unwrapped(dev), _unwrapped(inode), size_bytes, mtime_ns, ctime_ns, btime_ns)
+    dev, inode = row[0], row[1]
+    if dev < 0 or inode < 0:
+        return Signature(_unwrapped(dev), _unwrapped(inode), *row[2:])
+    return Signature._make(row)
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

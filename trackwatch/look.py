@@ -186,7 +186,7 @@ class Lookout:
             return Sighting(due, Kind.CHANGED)
         if any(self.is_in_hand(entry.location) and entry.location not in together for entry in entries):
             return Sighting(due, Kind.LATER)
-        born = replace(seen, btime_ns=birth_ns(path))
+        born = seen._replace(btime_ns=birth_ns(path))
         found = origin(location, born, [Candidate(entry, self._holder(entry, glance)) for entry in entries])
         if found is None:
             return Sighting(due, Kind.CHANGED)
@@ -195,7 +195,7 @@ class Lookout:
         # renamed keep their ctime.) Notifications cannot rule it out: see decision 0007.
         known_ctime_ns = next(entry.signature.ctime_ns for entry in entries if entry.location == found.source)
         is_doubtful = known_ctime_ns != seen.ctime_ns
-        change = (Linked if found.is_link else Moved)(found.source, location, replace(born, ctime_ns=known_ctime_ns))
+        change = (Linked if found.is_link else Moved)(found.source, location, born._replace(ctime_ns=known_ctime_ns))
         return Sighting(due, Kind.ELSEWHERE, change, is_doubtful=is_doubtful)
 
     def _can_become(self, entry: Entry, location: Location) -> bool:

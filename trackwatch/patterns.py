@@ -96,7 +96,7 @@ class _Rules:
         directory, _, name = path.rpartition(b"/")
         if directory and self.cover(directory):
             return True
-        return self._meant(_text(path), _text(name))
+        return self._meant(_text(path) if self._paths or self._negated else "", _text(name))
 
     def _cover(self, directory: bytes) -> bool:
         # Whether the directory or one above it is meant. From the top, and no recursion: paths may be 2,000 deep.

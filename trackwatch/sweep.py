@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from trackwatch.errors import RootUnavailable
 from trackwatch.track import Signature
@@ -30,8 +31,7 @@ class Directory:
     is_odd: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A wanted regular file and what lstat says of it."""
 
     path: bytes
@@ -127,15 +127,16 @@ def walk(root: bytes, top: bytes, wanted: Wanted, *, with_files: bool = True) ->
         if item is None:
             stack.pop()
             continue
-        path, is_directory = item
-        if is_directory:
+        path, entry = item
+        if entry is None:
+            path = path[:-1]
             listing, sight = _list(root, path, wanted)
             if sight is not None:
                 yield sight
             stack.append(iter(listing))
         elif with_files:
             try:
-                result = os.lstat(os.path.join(root, path))
+                result = entry.stat(follow_symlinks=False)  # now, and not when it was listed
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -165,14 +166,16 @@ def compare_directory(
             directories[child] = None
         else:
             files[child] = signature
-    for child, is_directory in listing:
+    for child, entry in listing:
+        if entry is None:
+            child = child[:-1]
         try:
             result = os.lstat(os.path.join(root, child))
         except OSError:
             files.pop(child, None)  # gone since, or not to be told: its next hint, or sweep, says which
             directories.pop(child, None)
             continue
-        if is_directory and stat.S_ISDIR(result.st_mode):
+        if entry is None and stat.S_ISDIR(result.st_mode):
             directories.pop(child, None)
             found.append(Directory(child, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not is_decodable(child)))
         elif stat.S_ISREG(result.st_mode):
@@ -183,12 +186,20 @@ def compare_directory(
     return found
 
 
-def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, bool]], Directory | Unlistable]:
-    """Return the children of a directory as (path, is a directory), in order, and the directory itself."""
+def _list(
+    root: bytes, path: bytes, wanted: Wanted
+) -> tuple[list[tuple[bytes, os.DirEntry[bytes] | None]], Directory | Unlistable]:
+    """Return the children of a directory in order, and the directory itself.
+
+    A wanted file is its path and its entry, a directory its path with a slash behind and None: a file `a.mp3` sorts by
+    its name, a directory `a` by `a/`, as the full paths below it do.
+    """
     absolute = os.path.join(root, path) if path else root
     prefix = path + b"/" if path else b""
-    children: list[tuple[bytes, bool]] = []
+    children: list[tuple[bytes, os.DirEntry[bytes] | None]] = []
     is_odd = False
+    files = 0
+    is_wanted = wanted.file
     try:
         own = os.stat(absolute, follow_symlinks=not path)
         if not stat.S_ISDIR(own.st_mode):
@@ -196,19 +207,19 @@ def _list(root: bytes, path: bytes, wanted: Wanted) -> tuple[list[tuple[bytes, b
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         with os.scandir(absolute) as entries:
             for entry in entries:
-                child = prefix + entry.name
-                if not is_odd and not entry.name.isascii():
-                    is_odd = not is_decodable(entry.name)
+                name = entry.name
+                child = prefix + name
+                if not is_odd and not name.isascii():
+                    is_odd = not is_decodable(name)
                 if entry.is_dir(follow_symlinks=False):
                     if wanted.directory(child):
-                        children.append((child, True))
-                elif wanted.file(child):
-                    children.append((child, False))
+                        children.append((child + b"/", None))
+                elif is_wanted(child):
+                    children.append((child, entry))
+                    files += 1
     except OSError as error:
         return [], Unlistable(path, (error.strerror or str(error)).lower(), isinstance(error, FileNotFoundError))
-    # A file `a.mp3` sorts by its name, a directory `a` by `a/`: that is how the full paths below it sort.
-    children.sort(key=lambda item: item[0] + b"/" if item[1] else item[0])
-    files = sum(not is_directory for _, is_directory in children)
+    children.sort()  # no two are alike, so that entries are never compared
     return children, Directory(path, own.st_dev, own.st_ino, own.st_mtime_ns, files, is_odd or not is_decodable(path))
 
 
@@ -253,18 +264,25 @@ def differences(
             yield sight
             continue
         count(sight)
-        while catalogued is not None and catalogued[0] < sight.path:
+        path, now = sight
+        while catalogued is not None and catalogued[0] < path:
             if not is_sealed(catalogued[0]):
                 yield Missing(catalogued[0])
             catalogued = next(known, None)
-        if catalogued is not None and catalogued[0] == sight.path:
-            if not catalogued[1].unchanged_since(Signature.of(sight.stat)):
-                yield Differs(sight.path, sight.stat)
-            elif catalogued[1].dev != sight.stat.st_dev:
-                yield Renumbered(sight.path, sight.stat.st_dev)
+        if catalogued is not None and catalogued[0] == path:
+            before = catalogued[1]
+            dev, *rest, _ = before
+            # Spelled out: nearly every file of a library comes here at each sweep.
+            if rest == [now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns] or before.unchanged_since(
+                Signature.of(now)
+            ):
+                if dev != now.st_dev:
+                    yield Renumbered(path, now.st_dev)
+            else:
+                yield Differs(path, now)
             catalogued = next(known, None)
         else:
-            yield Differs(sight.path, sight.stat)
+            yield Differs(path, now)
     while catalogued is not None:
         if not is_sealed(catalogued[0]):
             yield Missing(catalogued[0])

@@ -1,7 +1,5 @@
 """Where a file that appeared came from: moved, linked, or nobody knows."""
 
-from dataclasses import replace
-
 import pytest
 
 from trackwatch.catalogue import Entry
@@ -13,7 +11,7 @@ NEW = Location(1, b"new/song.mp3")
 
 
 def candidate(path: bytes, holder: Holder, signature: Signature = SEEN, root_id: int = 1) -> Candidate:
-    known = replace(signature, ctime_ns=50)  # a rename changes it
+    known = signature._replace(ctime_ns=50)  # a rename changes it
     return Candidate(Entry(1, Location(root_id, path), known, bytes(32), bytes(16), 1), holder)
 
 
@@ -42,14 +40,14 @@ def test_without_candidates_there_is_no_origin() -> None:
 @pytest.mark.parametrize("holder", [Holder.OTHER, Holder.SAME])
 def test_one_difference_is_enough_to_be_another_file(difference: dict[str, int], holder: Holder) -> None:
     """File systems hand a freed inode to the next file at once."""
-    assert origin(NEW, SEEN, [candidate(b"old.mp3", holder, replace(SEEN, **difference))]) is None
+    assert origin(NEW, SEEN, [candidate(b"old.mp3", holder, SEEN._replace(**difference))]) is None
 
 
 @pytest.mark.parametrize("known_at", [None, 4])
 @pytest.mark.parametrize("seen_at", [None, 4])
 def test_a_birth_time_that_nobody_knows_does_not_count(known_at: int | None, seen_at: int | None) -> None:
-    old = candidate(b"old.mp3", Holder.OTHER, replace(SEEN, btime_ns=known_at))
-    assert origin(NEW, replace(SEEN, btime_ns=seen_at), [old]) is not None
+    old = candidate(b"old.mp3", Holder.OTHER, SEEN._replace(btime_ns=known_at))
+    assert origin(NEW, SEEN._replace(btime_ns=seen_at), [old]) is not None
 
 
 def test_a_link_that_left_goes_before_one_that_stayed() -> None:

@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +100,29 @@ def failing(monkeypatch: pytest.MonkeyPatch, deed: str, failures: dict[bytes, in
 
     with monkeypatch.context() as patch:
         patch.setattr(os, deed, deed_or_error)
+        yield
+
+
+@contextmanager
+def entry_failing(monkeypatch: pytest.MonkeyPatch, name: bytes, number: int) -> Iterator[None]:
+    """Let the look at one entry of a listing fail, as on a disk that dies: nothing else can make that happen."""
+    scandir = os.scandir
+
+    class Broken:
+        def __init__(self, entry: os.DirEntry[bytes]) -> None:
+            self.name = entry.name
+            self.is_dir = entry.is_dir
+
+        def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+            raise OSError(number, os.strerror(number))
+
+    @contextmanager
+    def listing(path: bytes) -> Iterator[Iterator[Any]]:
+        with scandir(path) as entries:
+            yield (Broken(entry) if entry.name == name else entry for entry in entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", listing)
         yield
 
 
@@ -256,7 +278,7 @@ def test_several_sealed_directories_keep_their_seals(root: bytes, monkeypatch: p
 def test_a_file_whose_device_has_another_number_is_unchanged_otherwise(root: bytes) -> None:
     """As after a reboot."""
     make(root, b"a.mp3", b"b.mp3")
-    before = [(path, replace(signature, dev=signature.dev + 1)) for path, signature in known(root, b"a.mp3")]
+    before = [(path, signature._replace(dev=signature.dev + 1)) for path, signature in known(root, b"a.mp3")]
     found = list(differences(walk(root, b"", EVERYTHING), iter([*before, *known(root, b"b.mp3")])))[1:]
     assert found == [Renumbered(b"a.mp3", os.stat(root).st_dev)]
 
@@ -264,7 +286,7 @@ def test_a_file_whose_device_has_another_number_is_unchanged_otherwise(root: byt
 def test_a_file_that_cannot_be_looked_at_is_not_missing(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     make(root, b"a.mp3", b"b.mp3", b"c.mp3")
     catalogue = known(root, b"a.mp3", b"b-gone.mp3", b"b.mp3", b"c.mp3")
-    with failing(monkeypatch, "lstat", {os.path.join(root, b"b.mp3"): errno.EIO}):
+    with entry_failing(monkeypatch, b"b.mp3", errno.EIO):
         found = list(differences(walk(root, b"", EVERYTHING), catalogue))[1:]
     assert found == [Missing(b"b-gone.mp3"), Unlistable(b"b.mp3", "input/output error")]
 
