@@ -56,7 +56,7 @@ GOAL_S = 2.0  # from the broker's return to the first new message
 DELIVERY_DEADLINE_S, EQUAL_DEADLINE_S, WORD_DEADLINE_S = 120.0, 120.0, 30.0
 LOOK_S = 0.02
 STATUS_PAUSE_S = 0.3
-STATE_DISK_BYTES = 256 << 20
+STATE_DISK_BYTES, PAGE_BYTES = 256 << 20, 4096
 DATABASE = "trackwatch.db"
 STORE_EXIT = 3
 DIRECTORIES = 20
@@ -806,10 +806,14 @@ class Chaos:
         with contextlib.closing(sqlite3.connect(self.state / DATABASE, isolation_level=None, timeout=30)) as conn:
             conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         ballast = self.state / "ballast"
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                free = os.statvfs(self.state)
-                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), max(4096, free.f_bavail * free.f_frsize))
+        with ballast.open("wb", buffering=0) as file:
+            # The daemon takes some of it meanwhile: what there was a moment ago may be more than there is.
+            piece_bytes = STATE_DISK_BYTES
+            while piece_bytes >= PAGE_BYTES:
+                try:
+                    os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), piece_bytes)
+                except OSError:
+                    piece_bytes //= 2
         yield
         ballast.unlink()
 

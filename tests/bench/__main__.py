@@ -132,6 +132,7 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         "MINUTES": f"{options.minutes:g}",
         "SIZES": ",".join(map(str, options.sizes)) if options.sizes else "",
         "ROWS": options.rows or "",
+        "BENCH_ARGS": "--tiny" if options.tiny else "",
     }
     seconds = time.monotonic() - began_s
     return page.report([run.parts[name] for name in names], found, asked, seconds, noise.share()), went_well

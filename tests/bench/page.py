@@ -166,8 +166,10 @@ def _head(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
     asked = " ".join(f"{name}={value}" for name, value in found["asked"].items() if value)
     said = f"""# Benchmarks
 
-`make bench {asked}` has made this page from what it has measured; nothing in it was typed. trackwatch
-{found["version"]} (commit {found["commit"]}), {found["ended_at"]}, {found["seconds"] / 60:.1f} minutes; others took
+    make bench {asked}
+
+has made this page from what it has measured; nothing in it was typed. trackwatch {found["version"]}
+(commit {found["commit"]}), {found["ended_at"]}, {found["seconds"] / 60:.1f} minutes; others took
 {100 * found["others_share"]:.0f} % of the machine meanwhile.
 
 Each figure is a ratio of two things that were measured in turn (A B A B ...) in the same run: `ratio` is the median of

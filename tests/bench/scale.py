@@ -28,6 +28,7 @@ from tests.bench.tellers import OURS
 from trackwatch.settings import load
 
 FAR = 10_000_000
+NEVER = 1e12  # files that nobody has
 CONNECTIONS = 50
 MESSAGES = 5_000
 CHANGES_PER_S = (1, 100)  # of an instance that watches
@@ -58,7 +59,8 @@ class Cost:
         """Return the size of the library with which all there is of it is used up."""
         if self.growth is None or math.isinf(self.available):
             return math.inf
-        return self.growth.size_at(max(self.available - self.nothing, 1e-9))
+        files = self.growth.size_at(max(self.available - self.nothing, 1e-9))
+        return files if files < NEVER else math.inf
 
 
 def costs(run: Run, sizes: Sequence[Sized]) -> list[Cost]:
@@ -78,12 +80,12 @@ def costs(run: Run, sizes: Sequence[Sized]) -> list[Cost]:
         ]
 
     def of_nothing(what: str) -> float:
-        return Spread.of(cost for _, cost in median(EMPTY, what)).median
+        return Spread.of(cost for _, cost in median(EMPTY, what)).median if starts else 0.0
 
     free = os.statvfs(run.folder)
     found = [
-        Cost("import", "s", [(each.files, each.import_s) for each in sizes]),
-        Cost("CPU of an import", "s", [(each.files, each.import_cpu_s) for each in sizes]),
+        Cost("import", "s", [(each.files, each.import_s) for each in sizes], of_nothing("seconds")),
+        Cost("CPU of an import", "s", [(each.files, each.import_cpu_s) for each in sizes], of_nothing("cpu_s")),
         Cost(
             "state on the disk",
             "bytes",
@@ -149,7 +151,7 @@ def measure_growth(run: Run, result: Part) -> float:
     else:
         for cost in known:
             each = {files: (measured - cost.nothing) / files for files, measured in cost.points}
-            if len(each) > 1 and each.get(smallest.files, 0) > 0 and cost.unit != "watches":
+            if len(each) > 1 and min(each.values()) > 0 and cost.unit != "watches":
                 result.figures.append(
                     Figure.of(
                         f"{cost.name}, with {max(each):,.0f} files",
