@@ -224,7 +224,9 @@ def _check_ours(conn: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(conn: sqlite3.Connection, path: Path) -> None:
-    # Who only looks at the state needs none of it, and it takes half as long again as everything else `status` does.
+    if _applied(conn) == step_names():
+        _forget_statistics(conn)
+        return  # as nearly always; and what it takes to migrate is a tenth of what a start costs
     from sqlite_utils import Database
 
     steps = load_migrations().migrations

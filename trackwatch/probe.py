@@ -7,6 +7,7 @@ Synchronous, knows nothing of tasks, catalogue or events: `pool` runs `describe_
 import errno
 import fcntl
 import hashlib
+import importlib
 import io
 import math
 import os
@@ -27,7 +28,6 @@ from trackwatch.errors import FileProblem
 from trackwatch.settle import UNKNOWN_WRITER_QUIET_S, Rest
 from trackwatch.spans import encoded_audio
 from trackwatch.statx import birth_ns
-from trackwatch.tags import TagsUnreadable, read_tags
 from trackwatch.track import Metadata, Observation, Signature, is_audio, suffix_of
 
 # Large enough for xxhash and hashlib to let go of the interpreter lock (both do above 64 KiB) and for few system calls,
@@ -90,6 +90,7 @@ def prepare_process() -> None:
     for number in (signal.SIGIO, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # SIGIO: see `_writer`; the daemon ends this process by closing its pipe
     signal.signal(signal.SIGVTALRM, _give_up)
+    importlib.import_module("trackwatch.tags")  # now, and not on the first file's account
     allowed = _allowed_bytes()
     resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -292,6 +293,9 @@ def _hash(
 
 def _metadata(source: BinaryIO, path: bytes, size_bytes: int, is_limited: bool) -> tuple[Metadata | None, str | None]:
     """Return what an audio file says of itself, or why that is not known: its hashes are announced all the same."""
+    # The daemon itself, which knows this module too, reads no tags, and need not have what reads them.
+    from trackwatch.tags import TagsUnreadable, read_tags
+
     try:
         with _limited() if is_limited else nullcontext():
             return read_tags(source, suffix_of(path).decode("ascii", "replace"), size_bytes), None

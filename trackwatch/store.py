@@ -84,7 +84,7 @@ class Reader:
         backoff = Backoff(base_s=0.1, cap_s=5)
         while True:
             try:
-                found = await trio.to_thread.run_sync(work, self._conn, limiter=self._limiter)
+                found = await trio.to_thread.run_sync(_in_one_look, work, self._conn, limiter=self._limiter)
                 if backoff.attempt:
                     log.info("state can be read again")
                 return found
@@ -101,6 +101,16 @@ class Reader:
     def connection(self) -> sqlite3.Connection:
         """The connection itself, for long work in a thread of the caller's."""
         return self._conn
+
+
+def _in_one_look(work: Callable[[sqlite3.Connection], T], conn: sqlite3.Connection) -> T:
+    """Run `work` in a transaction: all of it sees the same state, and locks are taken once, not for each statement."""
+    conn.execute("BEGIN")
+    try:
+        return work(conn)
+    finally:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
 
 
 class Store:

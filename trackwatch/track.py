@@ -104,8 +104,7 @@ class Signature(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
+class Metadata(NamedTuple):
     """What an audio file says of itself. None and missing tags mean unknown: nothing is ever invented.
 
     `tags` has the names of the contract (title, artist, album, ...); several values of one tag are joined with "; ".
@@ -120,8 +119,7 @@ class Metadata:
     tags: Mapping[str, TagValue] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """What one look at one file found, true for the moment when `signature` was taken.
 
     Exactly one of `metadata` and `metadata_error` is set for an audio file, neither for any other kind of file.

@@ -15,6 +15,7 @@ run for a while, we doubt.
 import contextlib
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,9 +29,9 @@ from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # d
 from trackwatch.backoff import Backoff
 
 # After the first change of a batch, wait this long for a quiet moment, at the most that long in all: a change is told
-# within two steps when it comes alone, and within half a second in a steady stream. The watching thread wakes up at
-# each step, changes or none, and needs the interpreter then: at 20 ms that is 0.35 % of a processor.
-STEP_MS, DEBOUNCE_MS = 20, 400
+# within two steps when it comes alone, and within four in a steady stream. The watching thread wakes up at each step,
+# changes or none, and needs the interpreter then: at 20 ms that is 0.35 % of a processor.
+STEP_MS, DEBOUNCE_MS = 20, 60
 # The step when nothing has happened for so long.
 IDLE_STEP_MS, IDLE_MS = 100, 5_000
 # Then a call of the engine ends after so long, for no other reason than to end some time: a stop is seen at each step.
@@ -42,9 +43,10 @@ ARMS_MAX = 6
 # An arm that lived this long did not die of what killed the one before.
 LONG_LIFE_S = 60
 
-# So many changes in two batches mean that the kernel's queue may have been full, and the rest was dropped: each change
-# that we are told of was up to six notifications (create, open, modify, attributes, close).
+# So many changes in so short a time mean that the kernel's queue may have been full, and the rest was dropped: each
+# change that we are told of was up to six notifications (create, open, modify, attributes, close).
 NOTIFICATIONS_PER_CHANGE = 6
+BURST_S = 0.8
 QUEUE_DEFAULT = 16384
 # What may have been dropped is swept for when the burst is over, or has lasted so long.
 CALM_S, BURST_MAX_S = 1.0, 30.0
@@ -71,7 +73,7 @@ class _Arm:
     since: float
     stop: trio.Event = field(default_factory=trio.Event)
     descriptor: int | None = None  # of its inotify instance; None where /proc does not tell
-    last_batch: int = 0  # how many changes it told last
+    lately: deque[tuple[float, int]] = field(default_factory=deque)  # when it told how many changes
     is_comparable: bool = False  # whether this file system's watches bear the inode numbers that stat tells
 
 
@@ -277,9 +279,12 @@ class Watch:
                 # The directory has gone, or another has come in its place, perhaps with the same inode number.
                 self._forget(path)
             self._hint(path, quiet_s)
-        if arm.last_batch + len(batch) >= self._burst_changes:
-            self._note_burst(trio.current_time())
-        arm.last_batch = len(batch)
+        now = trio.current_time()
+        arm.lately.append((now, len(batch)))
+        while arm.lately[0][0] < now - BURST_S:
+            arm.lately.popleft()
+        if sum(count for _, count in arm.lately) >= self._burst_changes:
+            self._note_burst(now)
 
     def _note_burst(self, now: float) -> None:
         began_at, _ = self._burst or (now, now)

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ DOCUMENTS = Path(__file__).parents[2] / "ops" / "contract"
 SCHEMA = contract.event_schema()
 VALIDATOR = Draft202012Validator(SCHEMA, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
-DESCRIBED = content(metadata=metadata_text(replace(METADATA, audio_md5="0a" * 16)), audio_xxh128=b"\x03" * 16)
+DESCRIBED = content(metadata=metadata_text(METADATA._replace(audio_md5="0a" * 16)), audio_xxh128=b"\x03" * 16)
 BEFORE = content(metadata=metadata_text(METADATA), audio_xxh128=b"\x04" * 16)
 MESSAGES: dict[str, dict[str, Any]] = {
     "created": event(content=DESCRIBED).message(),

@@ -3,7 +3,6 @@
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from uuid import RFC_4122, UUID
 
@@ -268,7 +267,7 @@ def test_a_deleted_message_says_what_was_there() -> None:
 
 def audio(number: int | None, tags: Mapping[str, Any] | None = METADATA.tags) -> Content:
     """Return a content with this audio, None for unknown, and these tags, None for unreadable."""
-    metadata = None if tags is None else metadata_text(replace(METADATA, tags=tags))
+    metadata = None if tags is None else metadata_text(METADATA._replace(tags=tags))
     return content(audio_xxh128=None if number is None else bytes([number]) * 16, metadata=metadata)
 
 

@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -441,7 +440,7 @@ def test_a_reused_inode_with_another_birth_is_another_file(bed: Bed) -> None:
     if seen.signature.btime_ns is None:
         pytest.skip("no birth times here")
     elder = seen.signature._replace(btime_ns=seen.signature.btime_ns - 1)
-    bed.ledger.record(Present(bed.at(b"a.mp3"), replace(seen, signature=elder)))
+    bed.ledger.record(Present(bed.at(b"a.mp3"), seen._replace(signature=elder)))
     assert bed.look(b"b.mp3").kind is Kind.CHANGED
 
 
@@ -449,7 +448,7 @@ def test_without_known_births_the_inode_size_and_mtime_decide(bed: Bed) -> None:
     bed.write(b"b.mp3")
     seen = bed.observe(bed.at(b"b.mp3"))
     known = seen.signature._replace(btime_ns=None, ctime_ns=1)
-    bed.ledger.record(Present(bed.at(b"a.mp3"), replace(seen, signature=known)))
+    bed.ledger.record(Present(bed.at(b"a.mp3"), seen._replace(signature=known)))
     assert moved(bed.look(b"b.mp3")) == (b"a.mp3", b"b.mp3")
 
 

@@ -3,7 +3,6 @@
 import base64
 import json
 import sqlite3
-from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 from typing import Any
@@ -219,7 +218,7 @@ def test_another_directory_or_root_is_a_move(ledger: Ledger, to: Location) -> No
 def test_metadata_is_kept_over_a_move(ledger: Ledger) -> None:
     """In the event and in the catalogue; an error is kept likewise."""
     ledger.record(present(b"a.mp3"))
-    unreadable = replace(observation(b"two", 2, None), metadata_error="cut off")
+    unreadable = observation(b"two", 2, None)._replace(metadata_error="cut off")
     ledger.record(Present(at(b"b.mp3"), unreadable))
     ledger.record(Moved(at(b"a.mp3"), at(b"d/a.mp3"), signature(size_bytes=3)))
     ledger.record(Moved(at(b"b.mp3"), at(b"d/b.mp3"), signature(2, size_bytes=3)))
@@ -324,12 +323,12 @@ def test_a_link_over_a_known_file_is_a_modification(ledger: Ledger) -> None:
 
 def test_a_modification_says_what_has_changed(ledger: Ledger) -> None:
     """By the hash of the audio, and by the tags as they were told."""
-    retagged, other = replace(TAGS, tags={"title": "Other"}), b"\x06" * 16
+    retagged, other = TAGS._replace(tags={"title": "Other"}), b"\x06" * 16
     ledger.record(present(b"a.mp3"))
     ledger.record(present(b"a.mp3", b"tags", metadata=retagged))
-    ledger.record(Present(at(b"a.mp3"), replace(observation(b"audio", metadata=retagged), audio_xxh128=other)))
+    ledger.record(Present(at(b"a.mp3"), observation(b"audio", metadata=retagged)._replace(audio_xxh128=other)))
     ledger.record(Present(at(b"a.mp3"), observation(b"both")))
-    ledger.record(Present(at(b"a.mp3"), replace(observation(b"unknown"), audio_xxh128=None)))
+    ledger.record(Present(at(b"a.mp3"), observation(b"unknown")._replace(audio_xxh128=None)))
     ledger.record(Present(at(b"a.mp3"), observation(b"known again")))
     changed = [event.get("changed", "absent") for event in events(ledger)]
     assert changed == ["absent", ["tags"], ["audio"], ["audio", "tags"], "absent", "absent"]
@@ -341,17 +340,17 @@ def test_a_modification_says_what_has_changed(ledger: Ledger) -> None:
 
 def test_other_audio_with_tags_that_cannot_be_read_is_not_guessed_about(ledger: Ledger) -> None:
     """Neither when they could not be read before; with the same audio there is no need to know them."""
-    broken = replace(observation(b"two", metadata=None), metadata_error="cut off", audio_xxh128=b"\x06" * 16)
+    broken = observation(b"two", metadata=None)._replace(metadata_error="cut off", audio_xxh128=b"\x06" * 16)
     ledger.record(present(b"a.mp3"))
     ledger.record(Present(at(b"a.mp3"), broken))
     ledger.record(present(b"a.mp3", b"three"))
-    ledger.record(Present(at(b"a.mp3"), replace(broken, sha256=bytes(32), audio_xxh128=AUDIO)))
+    ledger.record(Present(at(b"a.mp3"), broken._replace(sha256=bytes(32), audio_xxh128=AUDIO)))
     assert [event.get("changed") for event in events(ledger)] == [None, None, None, ["tags"]]
 
 
 def test_the_hash_of_the_audio_goes_where_the_file_goes(ledger: Ledger) -> None:
     """Moves, links and exchanges tell it, and what was there when something takes a place or goes."""
-    other = Present(at(b"b.mp3"), replace(observation(b"two", 2), audio_xxh128=b"\x06" * 16))
+    other = Present(at(b"b.mp3"), observation(b"two", 2)._replace(audio_xxh128=b"\x06" * 16))
     ledger.record(present(b"a.mp3"))
     ledger.record(other)
     one, two = signature(1, size_bytes=3), signature(2, size_bytes=3)
@@ -372,13 +371,13 @@ def test_what_has_changed_is_told_in_the_flat_form_too(ledger: Ledger) -> None:
     """Tags are compared as they are, not as they are written."""
     ledger.form = MetadataForm.FLAT
     ledger.record(present(b"a.mp3"))
-    ledger.record(Present(at(b"a.mp3"), replace(observation(b"two"), audio_xxh128=b"\x06" * 16)))
+    ledger.record(Present(at(b"a.mp3"), observation(b"two")._replace(audio_xxh128=b"\x06" * 16)))
     assert events(ledger)[1]["changed"] == ["audio"]
 
 
 def test_an_audio_hash_that_a_silent_refresh_finds_is_remembered(ledger: Ledger) -> None:
     """A file that was described while it grew has none at first."""
-    ledger.record(Present(at(b"a.mp3"), replace(observation(), audio_xxh128=None)))
+    ledger.record(Present(at(b"a.mp3"), observation()._replace(audio_xxh128=None)))
     ledger.record(present(b"a.mp3"))
     assert catalogue.describe(ledger.conn, known(ledger, b"a.mp3").id).audio_xxh128 == AUDIO
     ledger.record(present(b"a.mp3", b"two"))
@@ -388,7 +387,7 @@ def test_an_audio_hash_that_a_silent_refresh_finds_is_remembered(ledger: Ledger)
 def test_an_audio_hash_is_not_forgotten_while_the_content_is_the_same(ledger: Ledger) -> None:
     """A look beside its writer cannot tell it, and the bytes are those that it was told of."""
     ledger.record(present(b"a.mp3"))
-    ledger.record(Present(at(b"a.mp3"), replace(observation(inode=2), audio_xxh128=None)))
+    ledger.record(Present(at(b"a.mp3"), observation(inode=2)._replace(audio_xxh128=None)))
     ledger.record(present(b"a.mp3", b"two"))
     assert [event.get("changed") for event in events(ledger)] == [None, ["tags"]]
 
@@ -522,7 +521,7 @@ def test_roots_keep_their_ids(ledger: Ledger) -> None:
 
 def test_a_row_that_breaks_a_rule_of_the_schema_is_not_stored(ledger: Ledger) -> None:
     """A hash of the wrong length, for instance: the writer undoes the event with it."""
-    broken = replace(observation(), sha256=b"short")
+    broken = observation()._replace(sha256=b"short")
     ledger.conn.execute("BEGIN")
     with pytest.raises(sqlite3.IntegrityError):
         ledger.record(Present(at(b"a.mp3"), broken))

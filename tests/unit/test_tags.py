@@ -3,7 +3,6 @@
 # Mutagen has annotations for some of what it exports, and none for the rest.
 # mypy: allow-untyped-calls
 
-import dataclasses
 import io
 import os
 import random
@@ -175,13 +174,13 @@ def test_the_plain_readers_read_what_mutagen_reads(name: str, monkeypatch: pytes
     whole = read(variant.content, variant.suffix)
     if variant.suffix == "m4b":
         assert (plain.channels, whole.channels) == (1, 2)
-        plain = dataclasses.replace(plain, channels=2)
+        plain = plain._replace(channels=2)
     if variant.suffix == "m4p":
         assert (plain.bitrate or 0) < (whole.bitrate or 0)
-        plain = dataclasses.replace(plain, bitrate=whole.bitrate)
+        plain = plain._replace(bitrate=whole.bitrate)
     if plain.format == "audio/mp4":
         assert (plain.duration_s or 0) < (whole.duration_s or 0)
-        plain = dataclasses.replace(plain, duration_s=whole.duration_s)
+        plain = plain._replace(duration_s=whole.duration_s)
     assert plain == whole
 
 
@@ -630,7 +629,7 @@ def test_a_wav_that_ends_within_its_id3_chunk_is_described_without_it() -> None:
     content = FIXTURES["wave"]
     at = content.index(b"id3 ")
     for cut in (at + 8 + 10, at + 100, len(content) - 1):
-        assert read(content[:cut], "wave") == dataclasses.replace(read(content, "wave"), tags={})
+        assert read(content[:cut], "wave") == read(content, "wave")._replace(tags={})
     damaged = content[: at - 2].replace(b"fact", b"\xe4act") + content[at - 2 : at + 40]
     metadata = read(damaged, "wave")
     assert (metadata.sample_rate, metadata.duration_s, metadata.tags) == (11025, None, {})
