@@ -5,7 +5,7 @@ Functions over a connection that the store hands out; nothing here begins or end
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from trackwatch.track import Location, Root, Signature, storable
 CHUNK_ROWS = 2000
 # An inode or a hash that this many files share is a farm of links or of copies; the first few candidates tell enough.
 CANDIDATES_MAX = 16
+# How many are looked for in one statement.
+FIND_ROWS = 200
 
 _SIGNATURE = "dev, inode, size_bytes, mtime_ns, ctime_ns, btime_ns"
 _COLUMNS = f"id, root_id, path, {_SIGNATURE}, sha256, xxh128, last_seq"
@@ -84,6 +86,22 @@ def find(conn: sqlite3.Connection, location: Location) -> Entry | None:
     """Return the file known at a location."""
     row = conn.execute(_FIND, location).fetchone()
     return _entry(row) if row else None
+
+
+def find_all(conn: sqlite3.Connection, locations: Sequence[Location]) -> dict[Location, Entry]:
+    """Return what is known at some locations, in few statements."""
+    found: dict[Location, Entry] = {}
+    for start in range(0, len(locations), FIND_ROWS):
+        chunk = locations[start : start + FIND_ROWS]
+        # A join: for `(root_id, path) IN (VALUES ...)` SQLite would read the whole index.
+        sql = (
+            f"WITH asked(root_id, path) AS (VALUES {', '.join(['(?, ?)'] * len(chunk))})"
+            f" SELECT {_COLUMNS} FROM asked CROSS JOIN catalogue USING (root_id, path)"
+        )
+        for row in conn.execute(sql, [value for location in chunk for value in location]):
+            entry = _entry(row)
+            found[entry.location] = entry
+    return found
 
 
 def find_inode(conn: sqlite3.Connection, inode: int) -> list[Entry]:

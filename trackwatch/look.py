@@ -74,10 +74,11 @@ class Lookout:
         """
         together = frozenset(due.location for due in batch)
         glance = _Glance(conn, self.trust.moment())
-        return _leaving_first([self._look_at(due, glance, together) for due in batch])
+        known = catalogue.find_all(conn, [due.location for due in batch])
+        return _leaving_first([self._look_at(due, known.get(due.location), glance, together) for due in batch])
 
-    def _look_at(self, due: Due, glance: "_Glance", together: frozenset[Location]) -> Sighting:
-        """Look at one path; those taken `together` with it are in no worker's hand."""
+    def _look_at(self, due: Due, known: Entry | None, glance: "_Glance", together: frozenset[Location]) -> Sighting:
+        """Look at one path, and what is known of it; those taken `together` with it are in no worker's hand."""
         location, conn = due.location, glance.conn
         root = self.roots[location.root_id]
         path = root.absolute(location.path)
@@ -89,7 +90,6 @@ class Lookout:
             if error.errno not in GONE:
                 return Sighting(due, Kind.UNCHANGED)  # nobody can tell now; the sweep of its directory says why
             return Sighting(due, Kind.GONE, gone=self._known_at(location, glance))
-        known = catalogue.find(conn, location)
         if stat.S_ISDIR(result.st_mode):
             kind = Kind.DIRECTORY if self.wanted.directory(location.path) else Kind.UNCHANGED
             return Sighting(due, kind, gone=(location.path,) if known else ())

@@ -100,10 +100,24 @@ def _replayed_about(conn: sqlite3.Connection, paths: Iterable[bytes | None], lim
 
 def confirm(conn: sqlite3.Connection, confirmed: Iterable[tuple[int, int]]) -> None:
     """Mark (sequence, generation) pairs as published; one that was replayed meanwhile stays pending."""
-    pairs = list(confirmed)
-    new = conn.executemany("DELETE FROM outbox_pending WHERE seq = ? AND generation = ?", pairs)
-    if new.rowcount < len(pairs):
+    pairs = sorted(confirmed)
+    sql = "DELETE FROM outbox_pending WHERE seq BETWEEN ? AND ? AND generation = ?"
+    if conn.executemany(sql, _runs(pairs)).rowcount < len(pairs):
         conn.executemany("DELETE FROM outbox_replay WHERE seq = ? AND generation = ?", pairs)
+
+
+def _runs(pairs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Yield the first, the last and the generation of sequences without a gap: in one statement goes a whole batch."""
+    run: tuple[int, int, int] | None = None
+    for sequence, generation in pairs:
+        if run is not None and sequence == run[1] + 1 and generation == run[2]:
+            run = run[0], sequence, generation
+        else:
+            if run is not None:
+                yield run
+            run = sequence, sequence, generation
+    if run is not None:
+        yield run
 
 
 def park(conn: sqlite3.Connection, sequence: int, generation: int, reason: str) -> None:

@@ -27,6 +27,7 @@ from tests.bench.figures import Figure, Part, in_turn
 from tests.bench.measure import AUDIO, Spread
 from tests.bench.run import Run, make_tiny_library
 from tests.bench.tellers import OURS, WATCHING_PEERS, Teller, telling
+from trackwatch.sweeper import RECENT_S
 
 FLOOR = "inotifywait"
 NOT_INSTALLED = "inotifywait is not installed (apt-get install inotify-tools)"
@@ -151,6 +152,7 @@ def one_turn(teller: Teller, run: Run, import_files: int, busy_s: float) -> Late
     live = run.fresh("root") / LIVE
     live.mkdir(parents=True)
     make_tiny_library(live.parent, import_files)
+    time.sleep(RECENT_S + 1)  # or these files would count as changes of this moment, too
     with run.vhost() as url:
         declare_queue(url)
         with (

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trackwatch import catalogue
-from trackwatch.catalogue import CHUNK_ROWS, Description, Entry, RootTotals
+from trackwatch.catalogue import CHUNK_ROWS, FIND_ROWS, Description, Entry, RootTotals
 from trackwatch.track import Location, Root, Signature
 
 
@@ -262,6 +262,27 @@ def test_a_file_under_another_device_number_is_that_file(conn: sqlite3.Connectio
     catalogue.renumber(conn, Location(1, b"a"), (1 << 64) - 1)
     assert [signature.dev for _, signature in catalogue.signatures(conn, Location(1, b""))] == [(1 << 64) - 1]
     assert [signature.dev for _, signature in catalogue.signatures(conn, Location(2, b""))] == [5]
+
+
+@pytest.mark.parametrize("count", [0, 1, FIND_ROWS, FIND_ROWS + 1])
+def test_many_are_looked_for_at_once(conn: sqlite3.Connection, count: int) -> None:
+    """Of those that are not known nothing comes back; the same path in another root is another file."""
+    known = [b"%04d" % number for number in range(0, count, 2)]
+    put(conn, *known)
+    put(conn, b"0001", root_id=2)
+    found = catalogue.find_all(conn, [Location(1, b"%04d" % number) for number in range(count)])
+    assert found == {Location(1, path): catalogue.find(conn, Location(1, path)) for path in known}
+
+
+def test_looking_for_many_reads_no_more_than_them(conn: sqlite3.Connection) -> None:
+    plans: list[str] = []
+    conn.set_trace_callback(plans.append)
+    catalogue.find_all(conn, [Location(1, b"a"), Location(1, b"b")])
+    conn.set_trace_callback(None)
+    (sql,) = plans
+    steps = [row[3] for row in conn.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert any(step.startswith("SEARCH catalogue") for step in steps)
+    assert not any("SCAN catalogue" in step for step in steps)
 
 
 def test_totals_are_those_of_each_root(conn: sqlite3.Connection) -> None:

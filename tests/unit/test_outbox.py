@@ -487,3 +487,19 @@ def test_before_the_first_event_the_sequence_is_zero(conn: sqlite3.Connection) -
     """So the first one is 1."""
     assert outbox.last_sequence(conn) == 0
     assert outbox.totals(conn) == OutboxTotals(0, 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "runs"),
+    [
+        ([], []),
+        ([(1, 0)], [(1, 1, 0)]),
+        ([(1, 0), (2, 0), (3, 0)], [(1, 3, 0)]),
+        ([(1, 0), (3, 0), (4, 0)], [(1, 1, 0), (3, 4, 0)]),
+        ([(1, 0), (2, 1), (3, 1)], [(1, 1, 0), (2, 3, 1)]),
+    ],
+)
+def test_what_was_confirmed_goes_in_runs_that_hold_nothing_else(
+    pairs: list[tuple[int, int]], runs: list[tuple[int, int, int]]
+) -> None:
+    assert list(outbox._runs(pairs)) == runs
