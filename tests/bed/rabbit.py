@@ -280,6 +280,13 @@ class RabbitNode:
                 process.wait()
         self._vm = self._epmd = None
 
+    def flush_topology(self) -> None:
+        """Have what was declared so far on disk, so that `kill` leaves it.
+
+        Mnesia, which keeps exchanges, queues and bindings, writes its log some time after a declaration was answered.
+        """
+        self.rabbitmqctl("eval", "mnesia:sync_log().")
+
     def wait_until_registered(self, queue: str, vhost: str = "/", timeout_s: float = 10.0) -> None:
         """Wait until a quorum queue would survive `kill`.
 

@@ -25,7 +25,8 @@ def test_a_kill_in_the_middle_of_an_import_loses_nothing(
     files = 1000
     root = library(files)
     recorded = recorder(vhost_url)
-    running = daemon(root, args=["--to", vhost_url])
+    # Few at a time, so that the kill does come in the middle.
+    running = daemon(root, args=["--to", vhost_url], env={"MAX_CONCURRENT_FILES": "4"})
     running.start(wait=False)
     recorded.wait_until(lambda messages: len(messages) >= files * share, 60, "a part of the import")
     running.kill()

@@ -136,6 +136,7 @@ def test_a_broker_that_is_away_makes_it_unready_and_never_dead(
     running.wait_until(lambda: get(port, "/readyz") == (200, "ok\n"), 10, "to be ready")
     assert present(scrape(port)["trackwatch_broker_state"]) == "connected"
     node.wait_until_registered(recording.queue)
+    node.flush_topology()
     node.kill()
     running.wait_until(lambda: get(port, "/readyz")[0] == 503, 10, "to miss the broker")
     assert get(port, "/readyz")[1].startswith("broker unavailable: ")
