@@ -973,7 +973,9 @@ class Chaos:
             if (code := self.daemon.wait_for_exit(WORD_DEADLINE_S)) != STORE_EXIT:
                 raise Problem(f"{DELETED}: exit code {code} instead of {STORE_EXIT}: {self.daemon.stderr()[-2000:]}")
             said = self.daemon.stderr()
-            if "was deleted or replaced" not in said or "Traceback" in said:
+            # By its next commit, or, where it has only just begun, by the next connection that it opens.
+            words = ("was deleted or replaced while in use", "was it deleted while in use?")
+            if not any(word in said for word in words) or "Traceback" in said:
                 raise Problem(f"{DELETED}: it says {said[-2000:]}")
             record.words[f"exit code {code}"] += 1
             record.reasons[json.loads(said.splitlines()[-1])["reason"]] += 1
