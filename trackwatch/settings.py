@@ -201,7 +201,7 @@ class Settings(BaseSettings):
         shown="",
     )
     priority: Annotated[tuple[str, ...], NoDecode, BeforeValidator(values.pattern_list)] = _setting(
-        PREFIX + "PRIORITY", "", "Which files go first; patterns likewise.", shown=""
+        PREFIX + "PRIORITY", "", "Which files are read first; patterns likewise.", shown=""
     )
     metadata: Annotated[MetadataForm, values.word(*MetadataForm)] = _setting(
         PREFIX + "METADATA",

@@ -249,8 +249,9 @@ def test_files_of_priority_are_told_before_the_others(
     urgent.mkdir(parents=True)
     for number in range(20):
         (urgent / f"{number}.mp3").write_bytes((AUDIO / "track.mp3").read_bytes() + b"%d" % number)
-    # Older than what still settles, so that all of it goes through the sweep's lane.
-    running = daemon(root, env={"TRACKWATCH_PRIORITY": "zz last/", "MAX_CONCURRENT_FILES": "8"})
+    # Older than what still settles, so that all of it goes through the sweep's lane. One file at a time: what is begun
+    # first is then told first, while of several in flight any may be ready before another.
+    running = daemon(root, env={"TRACKWATCH_PRIORITY": "zz last/", "MAX_CONCURRENT_FILES": "1"})
     wait_until_old(urgent)
     running.start()
     first = [event["relative_path"] for event in running.wait_for_events(420)[:20]]
