@@ -13,12 +13,19 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.bed.daemon import AnyPath, Daemon
 from tests.bed.rabbit import RabbitNode, RabbitNotInstalledError
 from tests.bed.recorder import Recorder
 from tests.bed.state import in_memory, made_state
+
+# How long an example takes to make or to try is the machine's business: a slow one must not fail a test.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 BROKER_FIXTURES = {"rabbit", "vhost_url", "own_rabbit"}
 

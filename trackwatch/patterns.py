@@ -5,8 +5,8 @@ escapes of `os.fsdecode`, so a pattern's `*` and `?` match them. What lies in an
 git, which is what lets a sweep skip such directories unread.
 """
 
-import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -48,6 +48,9 @@ _AUDIO_GLOBS = tuple(
     for suffix in AUDIO_SUFFIXES
 )
 
+# What os.fsdecode does, without its calls: each name of a library is looked at in each sweep.
+_ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
 # A sweep goes through one directory after the other; this many cover its way back up in any library.
 _DIRECTORIES_KEPT = 1024
 
@@ -70,7 +73,11 @@ def _says_nothing(pattern: str) -> bool:
 def _text(path: bytes) -> str:
     # In a regular expression "$" also matches before a final newline and "." matches no newline, but file names may
     # hold newlines. No pattern can (it ends there), so any other character does as well.
-    return os.fsdecode(path).replace("\n", "\r")
+    return path.decode(_ENCODING, _ENCODING_ERRORS).replace("\n", "\r")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(_ENCODING, _ENCODING_ERRORS)
 
 
 class _Rules:
@@ -85,7 +92,13 @@ class _Rules:
         self._by_directory = directories_decide or not self._negated
         positive = [line for line, made in zip(patterns, self._spec.patterns, strict=True) if made.include]
         # A pattern without an inner slash looks at one name alone; anchored to that name it needs no backtracking.
-        self._names = _alternatives(["/" + line for line in positive if not _has_inner_slash(line)])
+        names = [line for line in positive if not _has_inner_slash(line)]
+        self._names = _alternatives(["/" + line for line in names])
+        # Most names are told from all of these by their first byte and their last.
+        self._ends = tuple(_bytes(match[1]) for line in names if (match := _END.fullmatch(line)))
+        self._lasts = {end[-1:] for end in self._ends}
+        others = [re.sub(r"^\\(?=[#!])", "", line) for line in names if not _END.fullmatch(line)]
+        self._firsts = None if any(line[0] in "*?[\\" for line in others) else {_bytes(line)[:1] for line in others}
         self._paths = _alternatives([line for line in positive if _has_inner_slash(line)])
         self.cover: Callable[[bytes], bool] = lru_cache(_DIRECTORIES_KEPT)(self._cover)
 
@@ -96,6 +109,13 @@ class _Rules:
         directory, _, name = path.rpartition(b"/")
         if directory and self.cover(directory):
             return True
+        if (
+            self._paths is None
+            and self._firsts is not None
+            and name[:1] not in self._firsts
+            and (name[-1:] not in self._lasts or not name.endswith(self._ends))
+        ):
+            return False
         return self._meant(_text(path) if self._paths or self._negated else "", _text(name))
 
     def _cover(self, directory: bytes) -> bool:
@@ -113,6 +133,10 @@ class _Rules:
         if (self._names and self._names.match(name)) or (self._paths and self._paths.match(path)):
             return not self._negated or self._spec.match_file(path)
         return False
+
+
+# A pattern that means every name that ends so: an asterisk, and then nothing that means anything else than itself.
+_END = re.compile(r"\*([^*?\[\]\\/\s]+)")
 
 
 def _has_inner_slash(pattern: str) -> bool:

@@ -54,6 +54,7 @@ class RootState:
     # Every directory, absolute, with the modification time that it had when it was last compared.
     mtimes: dict[bytes, int] = field(default_factory=dict)
     blind: set[bytes] = field(default_factory=set)  # absolute; directories that cannot be watched
+    odd: set[bytes] = field(default_factory=set)  # of those: never, for the names in them
     unlistable: set[bytes] = field(default_factory=set)  # relative
     told_unlistable: set[bytes] = field(default_factory=set)  # of those and the last sweep's: what the log has told
 

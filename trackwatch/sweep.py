@@ -7,12 +7,14 @@ it says are hints, to be looked at again; but it never calls files missing below
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from trackwatch.errors import RootUnavailable
 from trackwatch.track import Signature
+
+# A walk yields so many files of a directory at once, at most.
+RUN = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,8 @@ class Directory:
     is_odd: bool
 
 
-class Found(NamedTuple):
-    """A wanted regular file and what lstat says of it."""
-
-    path: bytes
-    stat: os.stat_result
+# A wanted regular file: its path, and what lstat says of it.
+Found = tuple[bytes, os.stat_result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,8 @@ class Renumbered:
     dev: int
 
 
-Sight = Directory | Found | Unlistable
+# Files come as lists, several of one directory at once: nearly all that a sweep meets is unchanged files.
+Sight = Directory | list[Found] | Unlistable
 Difference = Differs | Missing | Renumbered | Directory | Unlistable
 
 
@@ -123,27 +123,78 @@ def walk(root: bytes, top: bytes, wanted: Wanted, *, with_files: bool = True) ->
     yield sight
     stack = [iter(listing)]
     while stack:
-        item = next(stack[-1], None)
-        if item is None:
-            stack.pop()
-            continue
-        path, entry = item
-        if entry is None:
-            path = path[:-1]
-            listing, sight = _list(root, path, wanted)
-            if sight is not None:
-                yield sight
-            stack.append(iter(listing))
-        elif with_files:
+        files: list[Found] = []
+        item: Unlistable | bytes | None = None  # what ends a run of files: one that cannot be told, or a directory
+        for path, entry in stack[-1]:
+            if entry is None:
+                item = path[:-1]
+                break
+            if not with_files:
+                continue
             try:
                 result = entry.stat(follow_symlinks=False)  # now, and not when it was listed
             except FileNotFoundError:
                 continue
             except OSError as error:
-                yield Unlistable(path, (error.strerror or str(error)).lower())
-                continue
+                item = Unlistable(path, (error.strerror or str(error)).lower())
+                break
             if stat.S_ISREG(result.st_mode):
-                yield Found(path, result)
+                files.append((path, result))
+                if len(files) == RUN:
+                    break
+        if files:
+            yield files
+        if isinstance(item, bytes):
+            listing, sight = _list(root, item, wanted)
+            yield sight
+            stack.append(iter(listing))
+        elif item is not None:
+            yield item
+        elif len(files) < RUN:
+            stack.pop()
+
+
+def standing(root: bytes, paths: Iterable[bytes], wanted: Wanted) -> Iterator[Directory]:
+    """Yield the root and the directories above known files (paths in byte order), as far as these are directories now.
+
+    None of them is listed, so they can be watched before anything is; `files` is 0. A symlink is not followed, nor is
+    what lies below one.
+    """
+    # The way down to the path at hand. All that is below a directory comes in one piece, so none is met twice.
+    way: list[Directory] = []
+    last: bytes | None = None
+    if (itself := directory_at(root, b"")) is not None:
+        way.append(itself)
+    for path in paths:
+        directory, _, name = path.rpartition(b"/")
+        if directory != last:
+            last = directory
+            while way and way[-1].path and not (directory + b"/").startswith(way[-1].path + b"/"):
+                yield way.pop()
+            start = len(way[-1].path) + 1 if way and way[-1].path else 0
+            while way and start < len(directory):
+                end = directory.find(b"/", start)
+                end = len(directory) if end < 0 else end
+                deeper = directory[:end]
+                found = directory_at(root, deeper) if wanted.directory(deeper) else None
+                if found is None:
+                    break
+                way.append(found)
+                start = end + 1
+        if way and not name.isascii() and way[-1].path == directory and not is_decodable(name):
+            way[-1] = replace(way[-1], is_odd=True)
+    yield from reversed(way)
+
+
+def directory_at(root: bytes, path: bytes) -> Directory | None:
+    """Return a directory that is not listed; None if there is none, or it cannot be told."""
+    try:
+        result = os.stat(os.path.join(root, path) if path else root, follow_symlinks=not path)
+    except OSError:
+        return None  # the walk says what is the matter with it
+    if not stat.S_ISDIR(result.st_mode):
+        return None
+    return Directory(path, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not is_decodable(path))
 
 
 def compare_directory(
@@ -235,7 +286,7 @@ def is_decodable(name: bytes) -> bool:
 def differences(
     sights: Iterator[Sight],
     known: Iterator[tuple[bytes, Signature]],
-    count: Callable[[Found], None] = lambda _found: None,
+    count: Callable[[list[Found]], None] = lambda _files: None,
 ) -> Iterator[Difference]:
     """Merge a walk with the catalogue's signatures of the same part, both in byte order of the paths.
 
@@ -264,25 +315,28 @@ def differences(
             yield sight
             continue
         count(sight)
-        path, now = sight
-        while catalogued is not None and catalogued[0] < path:
-            if not is_sealed(catalogued[0]):
-                yield Missing(catalogued[0])
-            catalogued = next(known, None)
-        if catalogued is not None and catalogued[0] == path:
+        for path, now in sight:
+            while catalogued is not None and catalogued[0] < path:
+                if not is_sealed(catalogued[0]):
+                    yield Missing(catalogued[0])
+                catalogued = next(known, None)
+            if catalogued is None or catalogued[0] != path:
+                yield Differs(path, now)
+                continue
             before = catalogued[1]
-            dev, *rest, _ = before
+            catalogued = next(known, None)
+            dev, inode, size_bytes, mtime_ns, ctime_ns, _ = before
             # Spelled out: nearly every file of a library comes here at each sweep.
-            if rest == [now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns] or before.unchanged_since(
-                Signature.of(now)
-            ):
+            if (
+                ctime_ns == now.st_ctime_ns
+                and inode == now.st_ino
+                and size_bytes == now.st_size
+                and mtime_ns == now.st_mtime_ns
+            ) or before.unchanged_since(Signature.of(now)):
                 if dev != now.st_dev:
                     yield Renumbered(path, now.st_dev)
             else:
                 yield Differs(path, now)
-            catalogued = next(known, None)
-        else:
-            yield Differs(path, now)
     while catalogued is not None:
         if not is_sealed(catalogued[0]):
             yield Missing(catalogued[0])

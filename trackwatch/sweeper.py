@@ -35,7 +35,9 @@ from trackwatch.sweep import (
     check_root,
     compare_directory,
     differences,
+    directory_at,
     is_decodable,
+    standing,
     walk,
 )
 from trackwatch.track import Location, Root
@@ -56,6 +58,8 @@ ACCEPT_LOOK_S = 1.0
 PERIODIC_SHARE = 0.05
 # Findings are handed from the sweeping thread to the event loop in lots of this many.
 LOT = 500
+# Of a root, so many directories that were listed before they were watched are compared again one by one.
+AGAIN_MAX = 50
 # A sweeping thread looks this often (in files) whether it has been cancelled, and rests.
 CANCEL_LOOK = 500
 
@@ -223,23 +227,28 @@ class Sweeper:
         if lost := await self._watch.audit():
             reason = "unmounted, or taken away by the kernel; they are watched again"
             log.warning("watch lost", directories=len(lost), reason=reason)
-        # For the progress of an import alone, also of one that was interrupted: looking at all files takes a while.
         is_new = not await reader.read(partial(catalogue.was_swept, root_id=root.id))
-        listed = await self._list_directories(state, b"", counting=is_new)
-        if not state.is_swept and state.word is RootWord.STARTING:
-            state.introduce(len(listed))
-        state.blind, state.unlistable = set(), set()
-        await self._cover(state, listed)
-        state.listed = len(listed)
-        state.mtimes = {path: mtime for path, mtime in state.mtimes.items() if path in state.blind}
-        state.files, state.size_bytes, state.differing = 0, 0, 0
+        is_introduced = state.is_swept or state.word is not RootWord.STARTING
         share = 1.0 if in_haste else PERIODIC_SHARE
+        if is_new:
+            # Counted for the progress of an import, also of one that was interrupted: looking at all takes a while.
+            directories = await self._list_directories(state, b"", counting=True)
+            if not is_introduced:
+                state.introduce(len(directories))
+        else:
+            # Listing all takes nearly as long as comparing does; most directories are known.
+            directories = await self._known_directories(state, reader, share)
+        state.unlistable = set()
+        await self._cover(state, directories)
+        state.listed = max(len(directories), len(state.mtimes))
+        state.mtimes = {path: mtime for path, mtime in state.mtimes.items() if path in state.blind}
         if self._wanted.priority is not None:
             # A pass of its own: the lane is short, and what lies late in the order would come late into it.
             first = self._wanted.of_priority(self._wanted.priority)
             await self._compare(state, b"", reader, is_live=False, share=share, wanted=first)
-            state.files, state.size_bytes, state.differing = 0, 0, 0
         missing = await self._compare(state, b"", reader, is_live=False, share=share)
+        if not (is_new or is_introduced):
+            state.introduce(len(state.mtimes))
         problems = await reader.read(partial(catalogue.problem_paths, root_id=root.id))
         await self._findings.offer([Location(root.id, path) for path in problems])
         # What was found may be what is missing: only what is left when all of it has been looked at has vanished.
@@ -391,14 +400,30 @@ class Sweeper:
                 match sight:
                     case Directory():
                         yield sight
-                    case Found():
-                        files += 1
-                        size_bytes += sight.stat.st_size
+                    case list():
+                        files += len(sight)
+                        size_bytes += sum(stat.st_size for _, stat in sight)
 
         directories = await trio.to_thread.run_sync(lambda: list(listed()))
         if counting:
             state.files_listed, state.bytes_listed = files, size_bytes
         return directories
+
+    async def _known_directories(self, state: RootState, reader: Reader, share: float) -> list[Directory]:
+        """Return the directories of known files, and those that could not be watched until now."""
+
+        def known() -> Iterator[Directory]:
+            paths = _cancellable(catalogue.paths(reader.connection, state.root.id), share)
+            blind = set(state.blind)
+            for directory in standing(state.root.path, paths, self._wanted):
+                blind.discard(state.root.absolute(directory.path))
+                yield directory
+            for path in map(state.root.relative, blind):
+                if path is not None and (found := directory_at(state.root.path, path)) is not None:
+                    yield found
+
+        directories = await trio.to_thread.run_sync(lambda: list(known()))
+        return [each for each in directories if state.root.absolute(each.path) not in state.odd]
 
     async def _compare(
         self,
@@ -410,14 +435,18 @@ class Sweeper:
         share: float = 1.0,
         wanted: Wanted | None = None,
     ) -> list[bytes]:
-        """Compare a part of a root with the catalogue, passing on what differs; return the paths that are missing."""
+        """Compare a part of a root with the catalogue, passing on what differs; return the paths that are missing.
+
+        `wanted` makes it a look at some files before the others, after which all are compared.
+        """
         missing: list[bytes] = []
         fresh: list[Directory] = []
+        blind: set[bytes] = set()
 
-        def count(found: Found) -> None:
+        def count(files: Sequence[Found]) -> None:
             if not is_live:
-                state.files += 1
-                state.size_bytes += found.stat.st_size
+                state.files += len(files)
+                state.size_bytes += sum(stat.st_size for _, stat in files)
 
         def compared() -> None:
             sights = _cancellable(walk(state.root.path, top, wanted or self._wanted), share)
@@ -426,13 +455,27 @@ class Sweeper:
             if wanted is not None:  # a part of what is known: the rest of it is not missing
                 found = (item for item in found if not isinstance(item, Missing))
             for lot in _lots(found):
-                trio.from_thread.run(self._take_in, state, lot, missing, fresh, is_live)
+                trio.from_thread.run(self._take_in, state, lot, missing, fresh, blind, is_live)
 
-        await trio.to_thread.run_sync(compared)
-        if await self._cover(state, fresh):
-            # Made since the directories were listed: what was put into them before they were watched is found now.
-            for directory in fresh:
-                self.ask(Location(state.root.id, directory.path))
+        for is_last in (False, True):
+            for met in (missing, fresh, blind):
+                met.clear()
+            if not is_live:
+                state.files, state.size_bytes, state.differing = 0, 0, 0
+            began_s = self._store.now_us() / 1e6
+            await trio.to_thread.run_sync(compared)
+            if not top:
+                state.blind &= blind
+                state.odd &= blind
+            late = await self._cover(state, fresh)
+            if wanted is not None:
+                break
+            # Listed before they were watched: what happened to them in between is found by comparing them again.
+            again = await trio.to_thread.run_sync(_uncertain, state.root, late, began_s)
+            if len(again) <= AGAIN_MAX or is_last:
+                for directory in again:
+                    self.ask(Location(state.root.id, directory.path))
+                break
         return missing
 
     async def _take_in(
@@ -441,6 +484,7 @@ class Sweeper:
         lot: Sequence[Difference],
         missing: list[bytes],
         fresh: list[Directory],
+        blind: set[bytes],
         is_live: bool,
     ) -> None:
         now_s = self._store.now_us() / 1e6
@@ -461,7 +505,11 @@ class Sweeper:
                 case Directory():
                     watched = self._watched(state, item)
                     state.mtimes[self._watch.known(watched.path)] = item.mtime_ns
-                    if watched.path not in state.blind and not self._watch.covers(watched):
+                    if watched.path in state.odd and not item.is_odd:
+                        fresh.append(item)
+                    elif watched.path in state.blind:
+                        blind.add(watched.path)
+                    elif item.is_odd or not self._watch.covers(watched):
                         fresh.append(item)
                 case Unlistable(path, reason, is_gone):
                     if path not in state.unlistable and not is_gone:
@@ -473,20 +521,23 @@ class Sweeper:
             await self._store.write(partial(_renumber, renumbered))
         await self._findings.offer(bulk)
 
-    async def _cover(self, state: RootState, directories: Iterable[Directory]) -> int:
-        """Watch directories; those that cannot be are compared all the time instead."""
-        watchable = []
+    async def _cover(self, state: RootState, directories: Iterable[Directory]) -> list[Directory]:
+        """Watch directories; those that cannot be are compared all the time instead. Return those watched from now."""
+        fresh: list[tuple[Directory, Watched]] = []
         is_root_odd = not is_decodable(state.root.path)
         for directory in directories:
             watched = self._watched(state, directory)
             if directory.is_odd or is_root_odd:
                 state.blind.add(watched.path)
-            else:
-                watchable.append(watched)
-        covered = await self._watch.cover(watchable)
-        for watched in watchable:
+                state.odd.add(watched.path)
+            elif not self._watch.covers(watched):
+                fresh.append((directory, watched))
+        await self._watch.cover(watched for _, watched in fresh)
+        covered = []
+        for directory, watched in fresh:
             if self._watch.covers(watched):
                 state.blind.discard(watched.path)
+                covered.append(directory)
             else:
                 state.blind.add(watched.path)
         return covered
@@ -521,6 +572,24 @@ def _holds(point: bytes, root: Root) -> bool:
     return root.path.startswith(point.rstrip(b"/") + b"/")
 
 
+def _uncertain(root: Root, directories: Iterable[Directory], began_s: float) -> list[Directory]:
+    """Return those in which something may have happened since they were listed, but for those below others of them.
+
+    A directory's modification time tells of names, unless it is as young as the listing; of files nothing tells.
+    """
+    uncertain: list[Directory] = []
+    for directory in directories:  # parents before what is in them
+        if uncertain and directory.path.startswith(uncertain[-1].path + b"/" if uncertain[-1].path else b""):
+            continue
+        try:
+            is_same = os.lstat(root.absolute(directory.path)).st_mtime_ns == directory.mtime_ns
+        except OSError:
+            is_same = False
+        if directory.files or not is_same or directory.mtime_ns / 1e9 > began_s - RECENT_S:
+            uncertain.append(directory)
+    return uncertain
+
+
 def _file_system(path: bytes) -> tuple[str, bool]:
     """Return the type of a root's file system, and whether others change files there unnoticed."""
     mount = mount_of(os.path.realpath(path), read_mounts())
@@ -533,8 +602,11 @@ def _cancellable(items: Iterator[T], share: float = 1.0) -> Iterator[T]:
     With a share below 1 it rests, so that the thread takes no more than that of a core.
     """
     began_at = time.monotonic()
-    for number, item in enumerate(items):
-        if number % CANCEL_LOOK == CANCEL_LOOK - 1:
+    seen = 0
+    for item in items:
+        seen += len(item) if isinstance(item, list) else 1
+        if seen >= CANCEL_LOOK:
+            seen = 0
             trio.from_thread.check_cancelled()
             if share < 1:
                 time.sleep(min(0.5, (time.monotonic() - began_at) * (1 / share - 1)))

@@ -16,9 +16,10 @@ import contextlib
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import structlog
 import trio
@@ -166,7 +167,8 @@ class Watch:
         try:
             # What ignores denied permissions also goes on after a directory that has gone meanwhile, which would
             # otherwise keep all others from being watched.
-            watcher = RustNotify(list(map(os.fsdecode, directories)), False, False, 0, False, True)
+            with _on_one_processor():
+                watcher = RustNotify(list(map(os.fsdecode, directories)), False, False, 0, False, True)
         except (OSError, WatchfilesRustInternalError) as error:
             is_news = not self._birth_backoff.attempt
             delay_s = self._birth_backoff.next_s()
@@ -208,8 +210,8 @@ class Watch:
         for path in left_out:
             arm.paths.discard(path)
             self._covered.pop(path, None)
-        # One that has gone since it was listed is no news; a limit leaves many.
-        there = await trio.to_thread.run_sync(lambda: [path for path in left_out if os.path.lexists(path)])
+        # One that has gone since it was listed, or must not be read, is no news; a limit leaves many.
+        there = await trio.to_thread.run_sync(lambda: [path for path in left_out if os.access(path, os.R_OK)])
         if there and not self._is_short:
             self._is_short = True
             reason = f"raise fs.inotify.max_user_watches (now {_limit('max_user_watches')}); they are swept meanwhile"
@@ -315,6 +317,32 @@ class Watch:
         self._deaths += 1
         await trio.sleep(delay_s)
         self._doubt(paths)
+
+
+@contextlib.contextmanager
+def _on_one_processor() -> Iterator[None]:
+    """Keep this thread, and those that it starts, on one processor meanwhile.
+
+    The engine hands each directory to its own thread and waits for the answer, with the interpreter in hand. Waking
+    that thread up on another processor takes longer than the work: 0.08 s instead of 0.1 to 0.4 for 10,000 directories.
+    """
+    try:
+        allowed, before = os.sched_getaffinity(0), _threads()
+        here = int(Path("/proc/thread-self/stat").read_bytes().rpartition(b")")[2].split()[36])
+        os.sched_setaffinity(0, {here} & allowed or {min(allowed)})
+    except (AttributeError, OSError):  # not this system, or it is forbidden: slower, and no more than that
+        yield
+        return
+    try:
+        yield
+    finally:
+        for thread in {0, *_threads() - before}:
+            with contextlib.suppress(OSError):  # one that has ended
+                os.sched_setaffinity(thread, allowed)
+
+
+def _threads() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/task")))
 
 
 def _inotify_descriptors() -> set[int]:

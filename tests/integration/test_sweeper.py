@@ -3,10 +3,11 @@
 The times between its rounds are shortened; what the watch says is withheld where a round is to be seen at work.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,10 @@ from tests.integration.test_reconcile import (
     whole,
     write,
 )
-from trackwatch import sweeper
+from trackwatch import catalogue, sweeper
 from trackwatch.root import RootWord
 from trackwatch.sweep import Wanted
+from trackwatch.watch import Watch, Watched
 
 __all__ = ["_sigio_ignored", "music"]  # fixtures
 
@@ -41,6 +43,13 @@ def blind(bed: Bed) -> set[bytes]:
     """Return the directories that cannot be watched, below the root."""
     found = {bed.root.relative(path) for path in bed.state.blind}
     return {path for path in found if path is not None}
+
+
+def known_content(bed: Bed, path: bytes) -> bytes | None:
+    """Return the hash of what the catalogue takes a file's content for."""
+    with bed.store.open_reader() as reader:
+        entry = catalogue.find(reader.connection, bed.at(path))
+    return entry and entry.sha256
 
 
 # Roots
@@ -294,6 +303,63 @@ async def test_a_directory_whose_odd_name_has_gone_is_watched_again_after_a_swee
         assert blind(bed) == set()
         write(music, b"a/2.bin")
         await bed.until(lambda: "music/a/2.bin" in bed.told("created"))
+
+
+# What was listed before it was watched
+
+
+async def test_a_sweep_of_a_known_library_lists_each_directory_once(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(music, "a/1.bin", "a/b/2.bin", "c/d/3.bin")
+    listed: list[bytes] = []
+    scandir = os.scandir
+
+    def noting(path: bytes) -> Iterator[os.DirEntry[bytes]]:
+        listed.append(path)
+        return scandir(path)
+
+    async with running(tmp_path) as bed:
+        monkeypatch.setattr(os, "scandir", noting)
+        await bed.sweep()
+        monkeypatch.setattr(os, "scandir", scandir)
+        absolute = [bed.absolute(path) for path in (b"a", b"a/b", b"c", b"c/d")]
+    assert sorted(path for path in listed if path in absolute) == absolute
+
+
+@pytest.mark.parametrize("again_max", [0, 50], ids=["many: compared once more", "few: compared one by one"])
+async def test_what_happens_to_a_new_directory_between_its_listing_and_its_watch_is_found(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch, again_max: int
+) -> None:
+    """At a start only what the catalogue knows is watched before it is listed."""
+    monkeypatch.setattr(sweeper, "AGAIN_MAX", again_max)
+    write(music, "known/1.bin")
+    async with running(tmp_path):
+        pass
+    write(music, "new/deep/1.bin", "new/deep/2.bin", "known/3.bin")
+    os.mkdir(music / "empty")
+    for directory in (music / "new", music / "empty"):
+        os.utime(directory, (1e9, 1e9))  # not so young that it is doubted for that alone
+    cover = Watch.cover
+    meanwhile: list[bytes] = []
+
+    async def late(watch: Watch, directories: Iterable[Watched]) -> int:
+        asked = list(directories)
+        if any(each.path == os.fsencode(music / "new/deep") for each in asked) and not meanwhile:
+            (music / "new/deep/1.bin").write_bytes(b"another content")
+            meanwhile.extend([b"new/deep/late.bin", b"new/later/4.bin", b"empty/5.bin"])
+            write(music, *meanwhile)
+        return await cover(watch, asked)
+
+    monkeypatch.setattr(Watch, "cover", late)
+    async with running(tmp_path) as bed:
+        expected = whole("known/1.bin", "known/3.bin", "new/deep/1.bin", "new/deep/2.bin", *map(os.fsdecode, meanwhile))
+        assert meanwhile
+        await bed.until(lambda: bed.told("created") == expected)
+        content = (music / "new/deep/1.bin").read_bytes()
+        await bed.until(lambda: known_content(bed, b"new/deep/1.bin") == hashlib.sha256(content).digest())
+        write(music, "empty/6.bin")
+        await bed.until(lambda: "music/empty/6.bin" in bed.told("created"))
 
 
 # Parts that are mounts

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -441,6 +441,4 @@ TestOutboxMachine = OutboxMachine.TestCase
 TestOutboxMachine.settings = settings(
     max_examples=60,
     stateful_step_count=50,
-    deadline=None,  # a slow disk is no failure
-    suppress_health_check=[HealthCheck.too_slow],
 )

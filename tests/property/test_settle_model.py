@@ -120,4 +120,4 @@ class SettleMachine(RuleBasedStateMachine):
 
 
 TestSettle = SettleMachine.TestCase
-TestSettle.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestSettle.settings = settings(max_examples=80, stateful_step_count=30)

@@ -5,7 +5,7 @@ import json
 import math
 from unittest import mock
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import expected, variants
@@ -74,7 +74,7 @@ def read_by_mutagen(content: bytes, suffix: str) -> Metadata | str:
         return read_or_reason(content, suffix)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(made=st.sampled_from(PLAIN), changes=st.lists(edits, max_size=3))
 def test_the_plain_readers_never_say_something_else_than_mutagen(
     made: tuple[bytes, str], changes: list[tuple[str, float, bytes, int]]
@@ -93,7 +93,7 @@ def test_the_plain_readers_never_say_something_else_than_mutagen(
         assert plain == whole
 
 
-@settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1200)
 @given(made=st.sampled_from(AUDIO_SUFFIXES), named=st.sampled_from(AUDIO_SUFFIXES), changes=st.lists(edits, max_size=6))
 def test_a_mutated_file_is_described_in_the_words_of_the_contract_or_unreadable(
     made: str, named: str, changes: list[tuple[str, float, bytes, int]]

@@ -1,12 +1,13 @@
 """Which files are wanted, which directories are left out, and what goes first."""
 
+import os
 import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
 
 from trackwatch.patterns import AUDIO, DEFAULT_EXCLUDE, Patterns, problem_of
 from trackwatch.track import AUDIO_SUFFIXES
@@ -198,7 +199,6 @@ _PATTERNS = st.lists(
 )
 
 
-@hypothesis_settings(deadline=None)  # each example compiles its patterns, and the machine has other work
 @given(path=st.lists(_NAMES, min_size=1, max_size=5), include=_PATTERNS, exclude=_PATTERNS)
 def test_nothing_is_wanted_in_a_directory_that_is_not_entered(
     path: list[bytes], include: list[str], exclude: list[str]
@@ -208,6 +208,22 @@ def test_nothing_is_wanted_in_a_directory_that_is_not_entered(
     if patterns.wanted(b"/".join(path)):
         for depth in range(len(path)):
             assert patterns.descend(b"/".join(path[:depth]))
+
+
+@given(
+    path=st.lists(st.text("ab.~#!\\ \xff\u0142", min_size=1, max_size=5), min_size=1, max_size=3),
+    exclude=st.lists(st.text("ab.~#!*?[]\\/ \u0142", min_size=1, max_size=6).filter(lambda line: not problem_of(line))),
+)
+@example(path=["a.part"], exclude=["*.part"])
+@example(path=["a.part", "b"], exclude=["*.part"])
+@example(path=["#a#"], exclude=["\\#*#"])
+@example(path=["b~"], exclude=["[a]", "*~"])
+def test_the_short_cuts_decide_as_git_does(path: list[str], exclude: list[str]) -> None:
+    """Whatever a name begins or ends with; negated patterns do not take them."""
+    exclude = [line for line in exclude if not line.startswith("!")]
+    name = "/".join(part for part in path if part not in {".", ".."}) or "a"
+    excluded = GitIgnoreSpec.from_lines(exclude).match_file(name)
+    assert Patterns(include=["*"], exclude=exclude).wanted(os.fsencode(name)) is not excluded
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from trackwatch import sweep
 from trackwatch.errors import RootUnavailable
 from trackwatch.sweep import (
     Differs,
     Directory,
-    Found,
     Missing,
     Renumbered,
     Sight,
@@ -25,6 +25,7 @@ from trackwatch.sweep import (
     check_root,
     compare_directory,
     differences,
+    standing,
     walk,
 )
 from trackwatch.track import Signature
@@ -66,7 +67,7 @@ def seen(root: bytes, top: bytes = b"", wanted: Wanted = EVERYTHING, **options: 
 
 
 def files(sights: Iterable[object]) -> list[bytes]:
-    return [sight.path for sight in sights if isinstance(sight, Found)]
+    return [path for sight in sights if isinstance(sight, list) for path, _ in sight]
 
 
 def directories(sights: Iterable[object]) -> list[bytes]:
@@ -140,7 +141,8 @@ def test_a_file_comes_where_its_name_sorts_beside_longer_ones(root: bytes) -> No
 def test_directories_are_met_before_what_is_in_them_and_count_their_files(root: bytes) -> None:
     make(root, b"a/1.mp3", b"a/2.txt", b"a/b/3.mp3", b"4.mp3")
     sights = seen(root, wanted=Wanted(lambda path: path.endswith(b".mp3")))
-    assert [sight.path for sight in sights] == [b"", b"4.mp3", b"a", b"a/1.mp3", b"a/b", b"a/b/3.mp3"]
+    met = [sight.path if isinstance(sight, Directory) else files([sight]) for sight in sights]
+    assert met == [b"", [b"4.mp3"], b"a", [b"a/1.mp3"], b"a/b", [b"a/b/3.mp3"]]
     assert [sight.files for sight in sights if isinstance(sight, Directory)] == [1, 1, 1]
     (top,) = [sight for sight in sights if isinstance(sight, Directory) and sight.path == b"a"]
     result = os.stat(os.path.join(root, b"a"))
@@ -341,7 +343,7 @@ def test_a_changed_file_differs_and_an_unchanged_one_is_only_counted(root: bytes
     with open(os.path.join(root, b"b.mp3"), "ab") as file:
         file.write(b"more")
     counted: list[bytes] = []
-    found = list(differences(walk(root, b"", EVERYTHING), iter(catalogue), lambda sight: counted.append(sight.path)))
+    found = list(differences(walk(root, b"", EVERYTHING), iter(catalogue), lambda met: counted.extend(files([met]))))
     assert [item.path for item in found if isinstance(item, Differs)] == [b"b.mp3", b"c.mp3"]
     assert counted == [b"a.mp3", b"b.mp3", b"c.mp3"]
 
@@ -496,15 +498,15 @@ names = st.text(st.sampled_from("a-./0\xff"), min_size=1, max_size=3).map(
 paths = st.lists(names.filter(lambda name: name not in {b".", b".."}), min_size=1, max_size=3).map(b"/".join)
 
 
-def standing(wished: Iterable[bytes]) -> list[bytes]:
+def standing_files(wished: Iterable[bytes]) -> list[bytes]:
     """Leave out the files that would have to be directories as well."""
     chosen = set(wished)
     return sorted(path for path in chosen if not any(other.startswith(path + b"/") for other in chosen))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
-    tree=st.lists(paths, max_size=8).map(standing),
+    tree=st.lists(paths, max_size=8).map(standing_files),
     catalogued=st.dictionaries(paths, st.booleans(), max_size=8),
     unlistable=st.sets(paths, max_size=3),
 )
@@ -539,9 +541,9 @@ def test_differences_are_those_of_a_naive_comparison(
     assert met == {top for top in shut if not any(top.startswith(other + b"/") for other in shut)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
-    tree=st.lists(paths, max_size=8).map(standing),
+    tree=st.lists(paths, max_size=8).map(standing_files),
     catalogued=st.dictionaries(paths, st.booleans(), max_size=8),
     directory=st.one_of(st.just(b""), names.filter(lambda name: name not in {b".", b".."})),
 )
@@ -581,3 +583,49 @@ def test_a_directory_alone_differs_as_a_naive_comparison_of_its_listing(
     gone = (known_files - files) | (known_directories - (there - files))
     assert {item.path for item in found if isinstance(item, Missing)} == gone
     assert len(found) == len(there - files) + len(differing) + len(gone)
+
+
+@settings(max_examples=100)
+@given(tree=st.lists(paths, max_size=8).map(standing_files), known_files=st.sets(paths, max_size=8))
+@example(tree=[b"a-b/x", b"a/x"], known_files={b"a-b/x", b"a/x", b"a/b/c"})
+def test_what_stands_above_known_files_is_found_unlisted_each_once(tree: list[bytes], known_files: set[bytes]) -> None:
+    """As the walk finds it, but for what holds nothing known."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        root = os.fsencode(folder)
+        make(root, *tree)
+        walked = {sight.path: sight for sight in seen(root) if isinstance(sight, Directory)}
+        monkeypatch.setattr(os, "scandir", None)
+        found = list(standing(root, iter(sorted(known_files)), EVERYTHING))
+    above = {path[:end] for path in known_files for end in range(len(path)) if path[end : end + 1] == b"/"} | {b""}
+    assert sorted(each.path for each in found) == sorted(above & walked.keys())
+    for each in found:
+        same = walked[each.path]
+        assert (each.dev, each.inode, each.mtime_ns) == (same.dev, same.inode, same.mtime_ns)
+
+
+def test_nothing_stands_below_a_symlink_or_where_a_pattern_forbids_it(root: bytes, tmp_path: Path) -> None:
+    make(root, b"a/b/1.mp3", b"no/c/2.mp3", b"real/d/3.mp3")
+    os.symlink(b"real", os.path.join(root, b"link"))
+    catalogued = [b"a/b/1.mp3", b"link/d/3.mp3", b"no/c/2.mp3"]
+    wanted = Wanted(lambda _path: True, lambda path: path != b"no")
+    assert {each.path for each in standing(root, catalogued, wanted)} == {b"", b"a", b"a/b"}
+
+
+def test_a_directory_is_known_to_be_odd_by_the_names_that_are_known_in_it(root: bytes) -> None:
+    make(root, b"a/\xff.mp3", b"a/b.mp3", b"\xfe/c.mp3", b"d/e.mp3")
+    catalogued = [b"a/b.mp3", b"a/\xff.mp3", b"d/e.mp3", b"\xfe/c.mp3"]
+    odd = {each.path: each.is_odd for each in standing(root, catalogued, EVERYTHING)}
+    assert odd == {b"": False, b"a": True, b"d": False, b"\xfe": True}
+
+
+def test_nothing_stands_where_the_root_is_gone(root: bytes) -> None:
+    assert list(standing(os.path.join(root, b"away"), [b"a/b.mp3"], EVERYTHING)) == []
+
+
+def test_a_directory_of_more_files_than_a_run_is_walked_whole(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "RUN", 2)
+    names = [b"%d.mp3" % number for number in range(5)]
+    make(root, *names, b"2.d/x.mp3")
+    sights = seen(root)
+    assert files(sights) == sorted([*names, b"2.d/x.mp3"])
+    assert max(len(sight) for sight in sights if isinstance(sight, list)) == 2
