@@ -72,9 +72,11 @@ fuzz: .venv/.for-tests ## damaged and crafted files, all told and nobody hurt: m
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 MINUTES ?= 10
-bench: .cache/bench-env/.made rabbitmq inotifywait ## figures beside peers: make bench [PARTS='import idle'] [MINUTES=10] [SIZES=10000,1000000] [TO=page.md]
+bench: .cache/bench-env/.made rabbitmq inotifywait ## figures beside peers: make bench [PARTS='import idle'] [MINUTES=10] [SIZES=10000,1000000] [LIBRARIES=folder] [TO=page.md] [BEFORE=run.json]
 	@.cache/bench-env/bin/python -m tests.bench $(PARTS) --minutes $(MINUTES) $(if $(SIZES),--sizes $(SIZES)) \
-		$(if $(ROWS),--rows $(ROWS)) $(if $(TO),--to '$(TO)') $(if $(BEFORE),--before '$(BEFORE)') $(BENCH_ARGS)
+		$(if $(ROWS),--rows $(ROWS)) $(if $(LIBRARIES),--libraries '$(LIBRARIES)') $(if $(PRODUCT),--product '$(PRODUCT)') \
+		$(if $(LABEL),--label '$(LABEL)') $(if $(TO),--to '$(TO)') $(if $(JSON),--json '$(JSON)') \
+		$(if $(BEFORE),--before '$(BEFORE)') $(BENCH_ARGS)
 
 # Docker's format, which has health checks (Docker knows no other). IMAGE_ARGS can name a base and, for an index of your
 # own, secrets: '--build-arg BASE=... --secret id=pip.conf,src=...'.

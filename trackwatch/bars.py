@@ -1,18 +1,19 @@
-"""How far an import or a replay is: a bar at a terminal, lines of the log elsewhere."""
+"""How far an import or a replay is: a bar at a terminal, lines of the log elsewhere, for which rich is not needed."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from trackwatch.progress import Progress
 from trackwatch.status import duration, size
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.progress import Progress as Bar
 
 PROGRESS_LINE_S, PROGRESS_LINE_MAX_S = 10.0, 60.0
 
@@ -20,12 +21,12 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def import_progress(console: Console, *, as_lines: bool = False) -> Iterator[Callable[[Progress], None]]:
+def import_progress(terminal: "Console | None", *, as_lines: bool = False) -> Iterator[Callable[[Progress], None]]:
     """Give what shows the import's progress: a bar on a terminal, a line of the log now and then elsewhere."""
-    if as_lines or not console.is_terminal or console.is_dumb_terminal:
+    if as_lines or terminal is None or terminal.is_dumb_terminal:
         yield _ProgressLines().show
         return
-    bar = _import_bar(console)
+    bar = _import_bar(terminal)
     task = bar.add_task("import", total=None, facts="", visible=False)
 
     def show(progress: Progress) -> None:
@@ -83,22 +84,24 @@ def _facts(progress: Progress) -> str:
     )
 
 
-class _ImportBar(Bar):
-    def get_renderable(self) -> RenderableType:
-        return _Narrower(super().get_renderable())
-
-
 class _Narrower(NamedTuple):
     """What leaves the last columns free: the `^C` of an interrupt would begin another line, and the bar would stay."""
 
-    shown: RenderableType
+    shown: "RenderableType"
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         yield from console.render(self.shown, options.update_width(max(1, options.max_width - len("^C") - 1)))
 
 
-def _import_bar(console: Console) -> Bar:
-    return _ImportBar(
+def _import_bar(console: "Console") -> "Bar":
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    class ImportBar(Bar):
+        def get_renderable(self) -> "RenderableType":
+            return _Narrower(super().get_renderable())
+
+    return ImportBar(
         TextColumn("importing"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[facts]}"),
@@ -108,8 +111,12 @@ def _import_bar(console: Console) -> Bar:
     )
 
 
-def replay_bar(console: Console, *, transient: bool) -> Bar:
+def replay_bar(console: "Console", *, transient: bool) -> "Bar":
     """Return a bar of a replay, which shows nothing where there is no terminal; `transient` goes when it is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     return Bar(
         TextColumn("{task.description}"),
         BarColumn(),  # not to the last column: the `^C` of an interrupt would begin another line

@@ -4,18 +4,20 @@
 every core. So what takes long to import, and `status` can do without, is imported where it is used.
 """
 
+import gc
 import io
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -48,6 +50,9 @@ if TYPE_CHECKING:
 QUEUED_LINE_S = 10.0
 # How often a replay's bar moves.
 REPLAY_LOOK_S = 0.25
+# The daemon looks for garbage among its newest objects when there are so many more. Python's 700 cost a tenth of a
+# start; this many take a megabyte or two at most.
+GARBAGE_OBJECTS = 10_000
 
 
 def main() -> None:
@@ -157,24 +162,45 @@ def run(roots: tuple[str, ...], to: str | None, once: bool) -> None:
       trackwatch run /data/music /data/incoming --to amqps://user:secret@rabbit/music
       trackwatch run ~/Music --once --to library.jsonl
     """
-    import trio
+    with _lean_imports():
+        import trio
 
-    from trackwatch import daemon
-    from trackwatch.bars import import_progress
-    from trackwatch.log import Log
-    from trackwatch.screen import open_console
-    from trackwatch.settings import load
+        from trackwatch import daemon
+        from trackwatch.bars import import_progress
+        from trackwatch.log import Log
+        from trackwatch.settings import load
 
-    console = open_console()
-    log = Log(console)
+    terminal = _terminal(sys.stderr)
+    log = Log(terminal)
     log.take_in_libraries()
     # What is wrong with the settings is told in the form that they ask for.
     with log.last_words(os.environ.get("TRACKWATCH_LOG_FORMAT", "auto").lower()):
         settings = load(roots=roots, to=to)
         log.set_up(settings.log_level, settings.log_format)
-        with import_progress(console, as_lines=log.as_json) as show:
+        with import_progress(terminal, as_lines=log.as_json) as show:
             code = trio.run(partial(daemon.run, settings, once=once, show=show, tend_log=log.tell_held))
     sys.exit(int(code))
+
+
+@contextmanager
+def _lean_imports() -> Iterator[None]:
+    """Import in this scope what stays for as long as the daemon does, in less time and memory.
+
+    There is hardly any garbage in it: it is looked for less often, and in what has been imported never again. And
+    structlog does without rich, of which it takes 60 modules along for tracebacks in colour; log.py has none.
+    """
+    modules = cast("dict[str, ModuleType | None]", sys.modules)
+    before = modules.get("rich")
+    gc.set_threshold(GARBAGE_OBJECTS)
+    modules["rich"] = None  # which is how Python is told that there is no such module
+    try:
+        import structlog  # noqa: F401 - for the sake of its own imports
+    finally:
+        del modules["rich"]
+        if before is not None:
+            modules["rich"] = before
+    yield
+    gc.freeze()
 
 
 @cli.command("check")
@@ -201,11 +227,10 @@ def check_all(roots: tuple[str, ...], to: str | None, as_json: bool) -> None:
     """
     from trackwatch import finding
     from trackwatch.check import check
-    from trackwatch.screen import open_console
     from trackwatch.settings import load_usable
 
-    console = open_console()
-    with console.status("looking at roots, limits, state and broker") if console.is_terminal else nullcontext():
+    terminal = _terminal(sys.stderr)
+    with terminal.status("looking at roots, limits, state and broker") if terminal is not None else nullcontext():
         findings = list(check(load_usable(roots=roots, to=to)))
     if as_json:
         click.echo(json.dumps(finding.report(findings), ensure_ascii=False, indent=2))
@@ -270,9 +295,8 @@ def _output() -> TextIO | None:
     return sys.stdout if sys.__stdout__ else sys.stderr if sys.__stderr__ else None
 
 
-def _terminal() -> "Console | None":
-    """Return the terminal that the output is for, or None."""
-    stream = _output()
+def _terminal(stream: TextIO | None) -> "Console | None":
+    """Return the terminal that a stream leads to, or None."""
     # Besides these rich asks nothing that could make a terminal of it; importing it would make a health check dearer by
     # a fifth.
     if stream is None or not (stream.isatty() or {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys()):
@@ -284,7 +308,7 @@ def _terminal() -> "Console | None":
 
 
 def _print_lines(shown: Iterable[Line], laid_out: LayOut = lay_out) -> None:
-    if (terminal := _terminal()) is not None:
+    if (terminal := _terminal(_output())) is not None:
         from trackwatch.screen import print_lines
 
         print_lines(terminal, shown, laid_out)
@@ -304,7 +328,7 @@ def _watch(look: Callable[[], dict[str, Any]], report: dict[str, Any], every_s: 
         show: Callable[[dict[str, Any]], None]
         if as_json:
             show = _show_json
-        elif (terminal := _terminal()) is not None:
+        elif (terminal := _terminal(_output())) is not None:
             from trackwatch.screen import open_screen, stacked
 
             console, screen = terminal, stack.enter_context(open_screen(terminal))

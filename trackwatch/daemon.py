@@ -13,15 +13,15 @@ second signal cancels everything. What was not sent stays pending, under its old
 
 import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from importlib import import_module
 
 import structlog
 import trio
 
 from trackwatch import __version__, outbox
-from trackwatch.amqp import Broker, open_amqp
 from trackwatch.errors import ConfigError, ExitCode, RootUnavailable
 from trackwatch.face import Face
 from trackwatch.jsonl import open_json_lines
@@ -149,12 +149,20 @@ def _check_roots(settings: Settings, once: bool) -> None:
 def _sink_opener(settings: Settings, store: Store) -> Callable[[], AbstractAsyncContextManager[Sink]]:
     match settings.sink:
         case AmqpTarget() as target:
-            broker = Broker(
-                target.url, target.exchange, target.heartbeat_s, target.ca_file, target.cert_file, target.key_file
-            )
-            return lambda: open_amqp(broker, instance_id=store.instance_id)
+            return lambda: _open_amqp(target, store.instance_id)
         case JsonLinesTarget(path):
             return lambda: open_json_lines(1 if path is None else path)
+
+
+@asynccontextmanager
+async def _open_amqp(target: AmqpTarget, instance_id: str) -> AsyncIterator[Sink]:
+    """Open a session with a broker, see amqp.py; its libraries are imported for the first, beside the daemon's work."""
+    await trio.to_thread.run_sync(import_module, "trackwatch.amqp")
+    from trackwatch.amqp import Broker, open_amqp
+
+    broker = Broker(target.url, target.exchange, target.heartbeat_s, target.ca_file, target.cert_file, target.key_file)
+    async with open_amqp(broker, instance_id=instance_id) as sink:
+        yield sink
 
 
 async def _receive_signals(

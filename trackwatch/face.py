@@ -6,6 +6,7 @@ It only looks: the tasks count what they do themselves, and none of them knows t
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -139,7 +140,9 @@ class Face:
 
     async def serve(self, host: str, port: int) -> None:
         """Answer health checks and Prometheus until cancelled."""
-        # Half a second of imports, and memory, for those who want it.
+        # Half a second of imports, and memory, for those who want it; beside the daemon's work.
+        await trio.to_thread.run_sync(import_module, "trackwatch.web")
+        await trio.to_thread.run_sync(import_module, "trackwatch.metrics")
         from trackwatch.metrics import CONTENT_TYPE, exposition
         from trackwatch.web import Answers, Web
 

@@ -25,16 +25,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from rich.console import Console
-from rich.text import Text
 
 from trackwatch.errors import ConfigError, ExitCode, TrackwatchError
 from trackwatch.event import displayed
 from trackwatch.throttle import Throttle
 from trackwatch.words import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "red"}
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -60,11 +61,14 @@ log = structlog.get_logger()
 
 
 class Log:
-    """The log of this process, with standard error as its only place; `set_up` sends everything there."""
+    """The log of this process, with standard error as its only place; `set_up` sends everything there.
 
-    def __init__(self, console: Console) -> None:
+    `terminal` is what people look at there, None where it is none.
+    """
+
+    def __init__(self, terminal: "Console | None") -> None:
         self.as_json = False
-        self._console = console
+        self._terminal = terminal
         self._is_set_up = False
         self._in_journal = _is_journal()
         self._throttle: Throttle[Event] = Throttle()
@@ -73,7 +77,7 @@ class Log:
 
     def set_up(self, level: str, log_format: str) -> None:
         """Log from this level on, as `json`, `console`, or `auto`: console on a terminal, JSON elsewhere."""
-        self.as_json = log_format == "json" or (log_format != "console" and not self._console.is_terminal)
+        self.as_json = log_format == "json" or (log_format != "console" and self._terminal is None)
         structlog.configure(
             processors=[
                 structlog.contextvars.merge_contextvars,
@@ -81,7 +85,7 @@ class Log:
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.format_exc_info,
                 self._admit,
-                lambda _logger, _level, event: ((self._render(event),), {}),
+                lambda _logger, level, event: ((self._render(event),), {"level": level}),
             ],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
             logger_factory=lambda *_: _Lines(self._write),
@@ -154,18 +158,18 @@ class Log:
 
     def _tell(self, held: list[tuple[Event, int]]) -> None:
         for event, others in held:
-            self._write(self._render({**event, "held_back": others} if others else event))
+            self._write(self._render({**event, "held_back": others} if others else event), event["level"])
 
     def _tell_all(self) -> None:
         with self._lock:
             held = list(self._throttle.take_all())
         self._tell(held)
 
-    def _render(self, event: Event) -> str | Text:
+    def _render(self, event: Event) -> str:
         plain: dict[str, Any] = {name: _plain(value) for name, value in event.items()}
         return _as_json(plain) if self.as_json else self._as_words(plain)
 
-    def _as_words(self, event: dict[str, Any]) -> Text:
+    def _as_words(self, event: dict[str, Any]) -> str:
         level, name, at = event.pop("level"), event.pop("event"), event.pop("timestamp")
         event.pop("instance", None)
         story, held = event.pop("exception", None), event.pop("held_back", 0)
@@ -173,30 +177,34 @@ class Log:
         if held:
             words += f" · and {held:,} more before" if words else f"and {held:,} more before"
         text = visible(f"{name:<9} {words}".rstrip())
-        is_bare = self._console.no_color or not self._console.is_terminal
+        is_bare = self._terminal is None or self._terminal.no_color
         if is_bare and _LEVELS[level] >= _LEVELS["warning"]:
             text = f"{level}: {text}"
         if self._in_journal:
             text = f"<{_PRIORITIES[level]}>{text}"
-        elif not self._console.is_terminal:
+        elif self._terminal is None:
             text = f"{at[:19]}Z {text}"
         if story:
             text += "".join(f"\n    {visible(line)}" for line in story.splitlines())
-        return Text(_PASSWORD.sub(r"\1@", text), style=_STYLES[level])
+        return _PASSWORD.sub(r"\1@", text)
 
-    def _write(self, line: str | Text) -> None:
+    def _write(self, line: str, level: str) -> None:
         """Write one line, or lose it: nobody can be told, and the daemon does not end for want of a log."""
         with self._writing, suppress(OSError, ValueError):
-            if isinstance(line, Text):
-                self._console.print(line)  # through rich, so that a progress bar below stays in one piece
+            if self._terminal is not None and not self.as_json:
+                from rich.text import Text  # where there is a terminal it has been imported
+
+                # Through rich, so that a progress bar below stays in one piece.
+                self._terminal.print(Text(line, style=_STYLES[level]))
             elif sys.stderr is not None:
-                _write_all(sys.stderr.fileno(), f"{line}\n".encode())
+                encoding = "utf-8" if self.as_json else sys.stderr.encoding
+                _write_all(sys.stderr.fileno(), f"{line}\n".encode(encoding, "replace"))
 
 
 class _Lines:
     """What structlog takes for a logger."""
 
-    def __init__(self, write: Callable[[str | Text], None]) -> None:
+    def __init__(self, write: Callable[[str, str], None]) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = write
 
 

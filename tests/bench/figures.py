@@ -33,6 +33,7 @@ class Figure:
     limit: float | None = None
     goal: float | None = None
     missing: str = ""  # why it was not measured
+    question: str = ""  # that it answers best of all: it is then among the first of the page
 
     @classmethod
     def of(
@@ -46,10 +47,13 @@ class Figure:
         *,
         limit: float | None = None,
         goal: float | None = None,
+        question: str = "",
     ) -> Self:
         """Compare two things that were measured in turn, as often as each other."""
         ratio = Spread.of(own / other if other else math.inf for own, other in zip(ours, theirs, strict=True))
-        return cls(what, unit, Spread.of(ours), beside, Spread.of(theirs), ratio, better, limit, goal)
+        return cls(
+            what, unit, Spread.of(ours), beside, Spread.of(theirs), ratio, better, limit, goal, question=question
+        )
 
     @classmethod
     def not_measured(cls, what: str, why: str) -> Self:
@@ -80,6 +84,7 @@ class Part:
     figures: list[Figure] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # computed sentences
+    answers: list[str] = field(default_factory=list)  # the same, among the first of the page
     left_out: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)  # all that was measured, for the JSON alone
     seconds: float = 0.0
@@ -97,6 +102,10 @@ class Budget:
     def left_s(self) -> float:
         """How much is left; 0 when it is used up."""
         return max(0.0, self._end_s - self._clock())
+
+    def extend(self, seconds: float) -> None:
+        """Give so much more."""
+        self._end_s += seconds
 
     def share(self, part: float) -> "Budget":
         """Return a budget of a part of what is left."""

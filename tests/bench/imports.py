@@ -30,7 +30,7 @@ from tests.bench import apart, probes
 from tests.bench.broker import declare_queue, empty_queue
 from tests.bench.figures import Budget, Figure, Part, in_turn
 from tests.bench.measure import Cost, Footprint, Spread, cpu_s
-from tests.bench.run import Run
+from tests.bench.run import Run, wait_until_old
 from tests.bench.sets import LIBRARIES, SMALL, Library, Made, files, made
 from tests.bench.tellers import ASYNCIO, IMPORTING_PEERS, OURS, Teller, telling
 from trackwatch.settings import usable_cores
@@ -156,6 +156,7 @@ def measure(
     peers = [peer for peer in IMPORTING_PEERS if not peer.missing]
     with made(library, count, run.folder) as library_made, part_of(library_made, peers_count, run) as smaller:
         run.say(f"import: {library_made.title}")
+        wait_until_old(time.time())  # also a link to a file is a change of it
         imports = Imports(library_made, url, run)
         ways: dict[str, Callable[[], Turn]] = {
             "bound": partial(imports.alone, "bound"),
@@ -211,10 +212,20 @@ def figures(library: Made, turns: dict[str, list[Turn]], nothing_s: Mapping[str,
             for turn in turns[way]
         ]
 
-    def compared(what: str, way: str, beside: str, asked: tuple[float, float] | None = None) -> Figure:
+    def compared(
+        what: str, way: str, beside: str, asked: tuple[float, float] | None = None, question: str = ""
+    ) -> Figure:
         limit, goal = asked or (None, None)
         return Figure.of(
-            f"{title}, {what}", unit, rates(way), beside, rates(beside), better="more", limit=limit, goal=goal
+            f"{title}, {what}",
+            unit,
+            rates(way),
+            beside,
+            rates(beside),
+            better="more",
+            limit=limit,
+            goal=goal,
+            question=question,
         )
 
     def beyond(beside: str) -> Figure:
@@ -225,14 +236,16 @@ def figures(library: Made, turns: dict[str, list[Turn]], nothing_s: Mapping[str,
         return [turn.cost.peak_pss_bytes / 1e6 for turn in turns[way] if turn.cost is not None]
 
     found = [
-        compared("described", "pool", "bound", OF_BOUND.get(name)),
+        compared("described", "pool", "bound", OF_BOUND.get(name), "How near is reading files to hashing alone?"),
         compared("imported", OURS.name, "bound"),
         compared("imported", OURS.name, "pool", OF_POOL.get(name)),
     ]
     for peer in IMPORTING_PEERS:
         if peer.name in turns:
             is_asyncio = peer is ASYNCIO
-            found.append(compared("imported", OURS.name, peer.name, TIMES_ASYNCIO if is_asyncio else None))
+            asked = TIMES_ASYNCIO if is_asyncio else None
+            question = "How fast is a first import?" if is_asyncio else ""
+            found.append(compared("imported", OURS.name, peer.name, asked, question))
             found.append(beyond(peer.name))
             # A peer that was given fewer files has had less to remember.
             is_equal = turns[peer.name][0].files == turns[OURS.name][0].files

@@ -3,6 +3,7 @@
 - puts (`puts.py`): durable puts a second while 100 wait, beside the best of three SQLite queues of others;
 - delivery (`delivery.py`): confirmed, persistent messages a second to one durable queue, from the outbox with all its
   bookkeeping, beside clients without one, by payload and by size of batch;
+  The node runs on this machine as it comes, and shares its cores with who sends;
 - drain (`drain.py`): the real daemon finds an outbox full of rows, and sends them to a queue that nobody reads: the
   rate of the last tenth beside that of the first one, and the most memory beside that of a daemon with nothing to send.
 """
@@ -42,7 +43,16 @@ def measure_puts(run: Run, result: Part, seconds: float) -> None:
     if peers:
         best = [max(turn) for turn in zip(*(rates.puts_per_s[peer] for peer in peers), strict=True)]
         result.figures.append(
-            Figure.of("durable puts", "puts/s", ours, "the best other queue", best, "more", goal=PUTS_GOAL)
+            Figure.of(
+                "durable puts",
+                "puts/s",
+                ours,
+                "the best other queue",
+                best,
+                "more",
+                goal=PUTS_GOAL,
+                question="How fast is an event safe on the disk?",
+            )
         )
     result.figures += [
         Figure.not_measured(f"durable puts, beside {peer}", f"{peer} is not installed; `make bench` does it")
@@ -90,6 +100,7 @@ def measure_delivery(run: Run, result: Part, messages: int) -> None:
             theirs=rates["gather"],
             limit=limit,
             goal=goal,
+            question="How fast do confirmed messages leave?",
         ),
         compared(f"delivery, {plain}", ours=rates["ours"], beside="our session, no outbox", theirs=rates["session"]),
         compared(f"delivery, {plain}", ours=rates["ours"], beside="a bare socket", theirs=rates["socket"]),
@@ -153,8 +164,25 @@ def measure_drain(run: Run, result: Part, rows: int) -> None:
     peaks = [each.peak_pss_bytes / 1e6 for each in drains]
     title = f"{rows:,} rows drain"
     result.figures += [
-        Figure.of(f"{title}, last tenth", "events/s", last, "first tenth", first, "more", limit=LAST_TENTH),
-        Figure.of(f"{title}, peak", "MB", peaks, "trackwatch, nothing to send", nothing, "less"),
+        Figure.of(
+            f"{title}, last tenth",
+            "events/s",
+            last,
+            "first tenth",
+            first,
+            "more",
+            limit=LAST_TENTH,
+            question="What does a full outbox take that drains?",
+        ),
+        Figure.of(
+            f"{title}, peak",
+            "MB",
+            peaks,
+            "trackwatch, nothing to send",
+            nothing,
+            "less",
+            question="What does a full outbox take that drains?",
+        ),
     ]
     result.tables[f"A full outbox drains ({DRAIN_QUEUE} queue)"] = [
         {

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import trackwatch
 from tests.bed.rabbit import RabbitNode
 from tests.bench.figures import Part
 from tests.bench.measure import shown, table
-from trackwatch import __version__
 
 SCHEMA_VERSION = 1
 PACKAGES = (
@@ -82,12 +82,16 @@ def _inotifywait() -> str:
 
 
 def commit() -> str:
-    """Return the commit of the sources, and whether they have been changed since."""
-    here = Path(__file__).parent
+    """Return the commit of the trackwatch that is measured, and whether it has been changed since."""
+    here = Path(trackwatch.__file__).parent
     try:
-        name, changed = (
+        _, name, changed = (
             subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "../../trackwatch"])
+            for words in (
+                ["ls-files", "--error-unmatch", "__init__.py"],  # or it only lies inside of somebody's repository
+                ["rev-parse", "--short=12", "HEAD"],
+                ["status", "--porcelain", "--", ".", "../migrations"],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -98,13 +102,18 @@ def commit() -> str:
 
 
 def report(
-    parts: Sequence[Part], found: Mapping[str, str], asked: Mapping[str, object], seconds: float, others_share: float
+    parts: Sequence[Part],
+    found: Mapping[str, str],
+    asked: Mapping[str, object],
+    seconds: float,
+    others_share: float,
+    product: str = "",
 ) -> dict[str, Any]:
     """Return all that there is to say, as JSON can hold it."""
     whole = {
         "schema_version": SCHEMA_VERSION,
-        "version": __version__,
-        "commit": commit(),
+        "version": trackwatch.__version__,
+        "commit": product or commit(),
         "ended_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": seconds,
         "others_share": others_share,
@@ -144,12 +153,14 @@ def _finite(value: Any) -> Any:
 def page(found: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> str:
     """Return the page for what a run has found, beside what an earlier one had found."""
     earlier = {_key(part, each): each for part in (before or {}).get("parts", ()) for each in part["figures"]}
-    sections = [_head(found, before), _summary(found)]
+    sections = [_head(found, before), _answers(found, earlier, before is not None), _summary(found)]
     for part in found["parts"]:
         sections.append(f"## {part['name']}\n\n{part['method'].strip()}")
         if part["figures"]:
             rows = [_row(part, each, earlier, before is not None) for each in part["figures"]]
             sections.append(table(rows))
+            if any(each["ratio"]["median"] is None and not each["missing"] for each in part["figures"]):
+                sections.append("`no bound`: the other one took nothing at all.")
         for title, rows in part["tables"].items():
             if rows:
                 sections.append(f"**{title}**\n\n{table([_without_null(row) for row in rows])}")
@@ -159,7 +170,7 @@ def page(found: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> s
             sections.append("Left out: " + "; ".join(part["left_out"]) + ".")
         sections.append(f"{part['seconds']:.0f} s; others took {100 * part['others_share']:.0f} % of the machine.")
     sections.append("## The machine\n\n" + table([{"": name, " ": value} for name, value in found["machine"].items()]))
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _head(found: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
@@ -172,13 +183,43 @@ has made this page from what it has measured; nothing in it was typed. trackwatc
 (commit {found["commit"]}), {found["ended_at"]}, {found["seconds"] / 60:.1f} minutes; others took
 {100 * found["others_share"]:.0f} % of the machine meanwhile.
 
-Each figure is a ratio of two things that were measured in turn (A B A B ...) in the same run: `ratio` is the median of
-the ratios of the turns, `from` and `to` are the smallest and the largest. `limit` and `goal` are what the ratio is
-asked to be: at least where more is better, at most where less is. `met` says which of the two the median meets.
-Absolute figures belong to this machine and this hour."""
+Each figure is a ratio of two things that were measured in turn (A B A B ...) in the same run: `ratio` is ours by
+theirs, the median of the ratios of the turns, and `spread` the smallest and the largest of these. `asked` is what the
+ratio has to be, at least or at most, and what it should be (goal); `met` says which of the two the median meets. Where
+nothing is asked, `better` says whether more or less is. Absolute figures belong to this machine and this hour."""
     if before is not None:
-        said += f"\n`before` is the ratio in a run of {before['ended_at']} (commit {before['commit']})."
+        said += (
+            f"\n`before` is the ratio that the same parts have given for trackwatch {before['version']} "
+            f"(commit {before['commit']}), in a run of {before['ended_at']}, {_same(found, before)}."
+        )
     return said
+
+
+def _same(found: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    different = [name for name, value in found["machine"].items() if before["machine"].get(name) != value]
+    return f"with other {', '.join(different)}" if different else "on the same machine with the same versions"
+
+
+def _answers(found: Mapping[str, Any], earlier: Mapping[str, Mapping[str, Any]], compare: bool) -> str:
+    """Return the table of the figures that answer the questions best, one or few for each."""
+    rows: list[dict[str, object]] = []
+    for part in found["parts"]:
+        for each in part["figures"]:
+            if each.get("question"):
+                row = _row(part, each, earlier, compare)
+                rows.append({"question": each["question"], **row})
+    said = [answer for part in found["parts"] for answer in part.get("answers", ())]
+    sections = ["**In short**"] if rows or said else []
+    asked_once: set[object] = set()
+    for row in rows:
+        if row["question"] in asked_once:
+            row["question"] = ""
+        asked_once.add(row["question"])
+    if rows:
+        sections.append(table(rows))
+    if said:
+        sections.append("\n".join(f"- {answer}" for answer in said))
+    return "\n\n".join(sections)
 
 
 def _summary(found: Mapping[str, Any]) -> str:
@@ -190,7 +231,11 @@ def _summary(found: Mapping[str, Any]) -> str:
         f"{counts['limit']} meet the limit, and {counts['missed']} meet neither; {missing} could not be measured."
     )
     worst = sorted(
-        ((shortfall(each), part["name"], each) for part, each in asked if each["verdict"] in ("limit", "missed")),
+        (
+            ranked
+            for part, each in asked
+            if each["verdict"] in ("limit", "missed") and (ranked := (shortfall(each), part["name"], each))[0] > 1
+        ),
         key=lambda ranked: -ranked[0],
     )
     if not worst:
@@ -224,17 +269,13 @@ def _row(
     ratio = each["ratio"]
     row = {
         "figure": each["what"],
-        "unit": each["unit"],
-        "ours": _number(each["ours"]["median"]),
+        "ours": _with_unit(each["ours"]["median"], each["unit"]),
         "beside": each["beside"],
-        "theirs": _number(each["theirs"]["median"]),
+        "theirs": _with_unit(each["theirs"]["median"], each["unit"]),
         "ratio": _number(ratio["median"]),
-        "from": _number(ratio["smallest"]),
-        "to": _number(ratio["largest"]),
+        "spread": _spread(ratio),
         "turns": ratio["count"],
-        "better": each["better"],
-        "limit": "" if each["limit"] is None else each["limit"],
-        "goal": "" if each["goal"] is None else each["goal"],
+        "asked": _asked(each),
         "met": each["verdict"],
     }
     if compare:
@@ -244,8 +285,28 @@ def _row(
 
 
 def _columns(compare: bool) -> list[str]:
-    columns = ["figure", "unit", "ours", "beside", "theirs", "ratio", "from", "to", "turns", "better", "limit", "goal"]
-    return [*columns, "met", *(["before"] if compare else [])]
+    columns = ["figure", "ours", "beside", "theirs", "ratio", "spread", "turns", "asked", "met"]
+    return [*columns, *(["before"] if compare else [])]
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return f"{shown(_number(value))}{'' if unit == '%' else ' '}{unit}"
+
+
+def _spread(ratio: Mapping[str, Any]) -> str:
+    smallest, largest = (shown(_number(ratio[name])) for name in ("smallest", "largest"))
+    return smallest if smallest == largest else f"{smallest} to {largest}"
+
+
+def _asked(figure: Mapping[str, Any]) -> str:
+    """Return what is asked of a ratio, in words."""
+    sign = "at least" if figure["better"] == "more" else "at most"
+    limit, goal = figure["limit"], figure["goal"]
+    if limit is None and goal is None:
+        return f"better: {figure['better']}"
+    if limit is None or limit == goal:
+        return f"{sign} {goal:g}"
+    return f"{sign} {limit:g}" + ("" if goal is None else f", goal {goal:g}")
 
 
 def _key(part: Mapping[str, Any], figure: Mapping[str, Any]) -> str:
@@ -271,5 +332,6 @@ def summary(found: Mapping[str, Any]) -> str:
                 lines.append(f"{part['name']}: {each['what']}: not measured: {each['missing']}")
             else:
                 ratio, verdict = _number(each["ratio"]["median"]), each["verdict"] and f" ({each['verdict']})"
-                lines.append(f"{part['name']}: {each['what']}: {shown(ratio)} of {each['beside']}{verdict}")
+                said = f"{shown(ratio)} of" if each["ratio"]["median"] is not None else "no bound, beside"
+                lines.append(f"{part['name']}: {each['what']}: {said} {each['beside']}{verdict}")
     return "\n".join(lines)

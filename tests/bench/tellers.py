@@ -37,10 +37,11 @@ ASYNCIO = Teller("asyncio way", "asyncio_way", "aiofiles")
 THREADS = Teller("watchdog, threads, pika", "watchdog_threads", "watchdog")
 TASKS = Teller("watchdog, asyncio, aio-pika", "watchdog_asyncio", "watchdog")
 BARE_WATCHDOG = Teller("bare watchdog", "watchdog_bare", "watchdog", tells=False)
+FILTERED_WATCHDOG = Teller("bare watchdog, filtered", "watchdog_filtered", "watchdog", tells=False)
 BARE_WATCHFILES = Teller("bare watchfiles", "watchfiles_bare", "watchfiles", tells=False)
 WATCHING_PEERS = (THREADS, TASKS)
 IMPORTING_PEERS = (ASYNCIO, THREADS, TASKS)
-BARE = (BARE_WATCHFILES, BARE_WATCHDOG)
+BARE = (BARE_WATCHFILES, BARE_WATCHDOG, FILTERED_WATCHDOG)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Running:
     pid: int
     wait_watching: Callable[[float], None]  # the import is over
     wait_end: Callable[[float], None]  # it has ended, and all is well
+    said: Callable[[], str]  # on standard error so far
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def _ours(root: Path, url: str, state: Path, once: bool, env: Mapping[str, str])
         def wait_watching(timeout_s: float) -> None:
             daemon.wait_until(daemon.is_ready, timeout_s, "to be watching")
 
-        yield Running(daemon.pid, wait_watching, wait_end)
+        yield Running(daemon.pid, wait_watching, wait_end, daemon.stderr)
         if daemon.running:
             daemon.stop()
 
@@ -119,7 +121,7 @@ def _peer(teller: Teller, arguments: Sequence[str], state: Path) -> Iterator[Run
         assert code == 0, f"{teller.name}: exit {code}: {said.read_text()[-2000:]}"
 
     try:
-        yield Running(process.pid, wait_watching, wait_end)
+        yield Running(process.pid, wait_watching, wait_end, lambda: said.read_text(errors="replace"))
     finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.terminate()

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,8 +23,11 @@ TIMEOUT_S = 60
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 # What the daemon needs, and would make a health check of `status` that costs half a second of a core each time.
-HEAVY = {"asyncio", "pathspec", "pydantic", "rich.console", "rich.progress", "sqlite_utils", "structlog", "trio"}
+HEAVY = {"asyncio", "pathspec", "pydantic", "sqlite_utils", "structlog", "trio"}
 HEAVY |= {f"trackwatch.{name}" for name in ("daemon", "settings", "store")}
+# What the daemon needs as well where there is a terminal, a broker, and somebody who asks how it is.
+FOR_TERMINAL, FOR_BROKER, FOR_HTTP = {"rich.console", "rich.progress"}, {"aio_pika", "trio_asyncio"}, {"hypercorn"}
+SPECIAL = FOR_TERMINAL | FOR_BROKER | FOR_HTTP
 
 
 @pytest.fixture
@@ -305,7 +309,7 @@ def test_status_of_a_state_that_cannot_be_read_says_so(music: Path, tmp_path: Pa
 # ---- what a health check costs
 
 
-def modules_of(tmp_path: Path, *args: str | Path, interrupted: bool = False, **env: str) -> set[str]:
+def modules_of(tmp_path: Path, *args: str | Path, interrupted: bool = False, until: str = "", **env: str) -> set[str]:
     """Run a command in a fresh process, to its end or until it says something; return what was imported for it."""
     script = (
         "import sys; from trackwatch.__main__ import main; path = sys.argv.pop(1)\n"
@@ -322,7 +326,7 @@ def modules_of(tmp_path: Path, *args: str | Path, interrupted: bool = False, **e
         preexec_fn=heed_interrupts,
     )
     assert process.stdout is not None
-    said = process.stdout.readline()
+    said = any(until.encode() in line for line in iter(process.stdout.readline, b""))
     if interrupted:
         process.send_signal(signal.SIGINT)
     process.communicate(timeout=TIMEOUT_S)
@@ -333,17 +337,53 @@ def modules_of(tmp_path: Path, *args: str | Path, interrupted: bool = False, **e
 def test_a_health_check_imports_nothing_that_only_a_daemon_needs(run: Run, music: Path, tmp_path: Path) -> None:
     """Whatever there is to say; what the daemon imports shows that these are its names."""
     looks: tuple[tuple[str, ...], ...] = (("status",), ("status", "--json"))
+    unwanted = HEAVY | SPECIAL
     for args in (*looks, ("version",)):
-        assert modules_of(tmp_path, *args) & HEAVY == set(), f"{args} without a state"
+        assert modules_of(tmp_path, *args) & unwanted == set(), f"{args} without a state"
     assert modules_of(tmp_path, "run", "--once", music) >= HEAVY
     for args in looks:
-        assert modules_of(tmp_path, *args) & HEAVY == set(), args
+        assert modules_of(tmp_path, *args) & unwanted == set(), args
         watched = modules_of(tmp_path, *args, "--watch", "0.1", interrupted=True)
-        assert watched & HEAVY == set(), f"{args} --watch"
-    assert modules_of(tmp_path, "status", FORCE_COLOR="1") & HEAVY == {"rich.console"}, "for its colours"
+        assert watched & unwanted == set(), f"{args} --watch"
+    assert modules_of(tmp_path, "status", FORCE_COLOR="1") & unwanted == {"rich.console"}, "for its colours"
     (tmp_path / "state" / "trackwatch.db").write_bytes(b"no database at all")
     for args in looks:
-        assert modules_of(tmp_path, *args) & HEAVY == set(), f"{args} of a damaged state"
+        assert modules_of(tmp_path, *args) & unwanted == set(), f"{args} of a damaged state"
+
+
+# ---- what a daemon costs
+
+
+def test_a_daemon_imports_only_what_this_run_of_it_needs(music: Path, tmp_path: Path) -> None:
+    """Each costs it megabytes for as long as it lives."""
+    never = {"rich.pretty", "rich.traceback", "pygments"}
+    first = modules_of(tmp_path, "run", "--once", music)
+    assert first & (SPECIAL | never) == set()
+    assert "sqlite_utils" not in modules_of(tmp_path, "run", "--once", music), "there was nothing to migrate"
+    drawn = modules_of(tmp_path, "run", "--once", music, FORCE_COLOR="1")
+    assert drawn & (SPECIAL | never) == FOR_TERMINAL
+    port = str(free_port())
+    asked = modules_of(tmp_path, "run", music, interrupted=True, until="http listening", TRACKWATCH_HTTP=port)
+    assert asked >= FOR_HTTP
+    broker = f"amqp://127.0.0.1:{port}"
+    sent = modules_of(tmp_path, "run", music, "--to", broker, interrupted=True, until="broker unavailable")
+    assert sent & (SPECIAL | never) == FOR_BROKER
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def test_a_process_that_reads_files_has_what_reads_them_and_nothing_of_the_daemon() -> None:
+    """There is one for each core; it imports what the command begins with, what it calls, and what that is to load."""
+    script = "import sys, trackwatch.__main__, trackwatch.probe, trackwatch.tags; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], env={}, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert loaded & (HEAVY | SPECIAL | {"click", "rich", "sqlite3", "ssl", "trio_parallel", "watchfiles"}) == set()
+    assert loaded >= {"mutagen", "xxhash"}
 
 
 # ---- status --watch

@@ -480,6 +480,7 @@ def load():
     return module
 
 old, database.load_migrations = database.load_migrations, load
+names, database.step_names = database.step_names, lambda: names() | {"m0002_next"}
 """
     + OPEN
 )

@@ -2,6 +2,11 @@
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,10 +14,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+import trackwatch
 from tests.bench import __main__ as command
 from tests.bench.figures import Budget, Figure, Growth, Part, in_turn
-from tests.bench.measure import Spread
+from tests.bench.idle import REST_SHARE, Slice, come_to_rest, restless
+from tests.bench.measure import CpuClock, Spread
 from tests.bench.page import file_system, machine, page, report, shortfall, summary
+from tests.bench.run import PER_DIRECTORY, Kept, Sized, schema
+from tests.bench.scale import FAR, Cost, bottlenecks, slopes
 
 SCHEMA = json.loads((Path(command.__file__).parent / "report.schema.json").read_text("utf-8"))
 ASKED = {"PARTS": '"import"', "MINUTES": "10", "SIZES": "", "ROWS": ""}
@@ -33,7 +42,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def faster(ours: list[float], theirs: list[float], **asked: float) -> Figure:
+def faster(ours: list[float], theirs: list[float], **asked: Any) -> Figure:
     return Figure.of("reading", "files/s", ours, "a peer", theirs, better="more", **asked)
 
 
@@ -109,6 +118,13 @@ def test_a_budget_never_gives_more_than_the_most(clock: Clock) -> None:
     assert len(list(Budget(1e9, clock).turns(2, 5))) == 5
 
 
+def test_what_a_budget_is_given_more_can_be_used(clock: Clock) -> None:
+    budget = Budget(1.0, clock)
+    clock.now_s = 5.0
+    budget.extend(6.0)
+    assert budget.left_s == 2.0
+
+
 def test_a_share_is_of_what_is_left(clock: Clock) -> None:
     budget = Budget(10.0, clock)
     clock.now_s = 4.0
@@ -145,6 +161,189 @@ def test_nothing_is_said_of_growth_without_two_sizes_and_costs_above_nothing(poi
     assert Growth.through(points) is None
 
 
+def cost(
+    small: list[float], large: list[float], nothing: Sequence[float] = (0.0,), available: float = math.inf
+) -> Cost:
+    return Cost("it", "s", {1_000: small, 10_000: large}, nothing, available, "the hour")
+
+
+def test_a_cost_is_drawn_on_as_it_grows() -> None:
+    grown = cost([3.0], [12.0], nothing=[2.0], available=102.0)  # a second for each thousand
+    assert grown.growth is not None
+    assert grown.growth.slope == pytest.approx(1)
+    assert grown.at(100_000) == pytest.approx(102)
+    assert grown.files_at_most() == pytest.approx(100_000)
+
+
+def test_a_cost_is_drawn_on_by_whichever_line_says_more() -> None:
+    flat = cost([10.0], [20.0], nothing=())  # a slope of 0.3, which would hide that each file takes something
+    assert flat.at(100_000) == pytest.approx(20 + 90_000 * 10 / 9_000)
+    steep = cost([1.0], [100.0])  # the square
+    assert steep.at(100_000) == pytest.approx(10_000)
+
+
+def test_nothing_is_drawn_on_where_the_turns_of_two_sizes_overlap() -> None:
+    noise = cost([0.0029, 0.0033], [0.0031, 0.0040], nothing=(), available=1.0)
+    assert not noise.grows
+    assert math.isnan(noise.at(FAR))
+    assert noise.files_at_most() == math.inf
+    assert bottlenecks([noise]) == ["Beyond what turns differ by, these do not grow: it."]
+
+
+def test_a_size_that_is_lost_in_the_noise_bends_no_line() -> None:
+    # Hardly more than nothing at the smaller size, and of nothing the turns differ by more than that.
+    noisy = cost([0.47, 0.48], [2.2, 2.3], nothing=[0.43, 0.44, 0.49])
+    assert noisy.grows
+    assert noisy.growth is None
+    assert noisy.figure() is None
+    assert noisy.at(100_000) == pytest.approx(2.25 + 90_000 * (2.25 - 0.475) / 9_000)
+
+
+def test_nothing_is_drawn_on_from_one_size() -> None:
+    assert not Cost("it", "s", {1_000: [1.0]}, (0.0,), 9.0).grows
+
+
+def test_what_runs_out_first_is_told_first() -> None:
+    late, soon = (
+        cost([1.0], [10.0], available=1e6),
+        Cost("that", "GB", {1_000: [1.0], 10_000: [10.0]}, (0.0,), 20.0, "all"),
+    )
+    said = bottlenecks([late, soon])
+    assert said == [
+        "What runs out first: that, used up (all, 20 GB) at 20,000 files; 10,000,000 files take 50,000 % of it.",
+        "Then: it, used up (the hour, 1,000,000 s) at 1,000,000,000 files; 10,000,000 files take 1 % of it.",
+    ]
+
+
+def test_only_the_slopes_of_what_grows_are_told() -> None:
+    noise = Cost("noise", "s", {1_000: [1.0, 9.0], 10_000: [2.0, 8.0]})
+    assert slopes([cost([1.0], [100.0]), noise]) == (
+        "From 1,000 to 10,000 files costs grow with the size to the power of: it 2.00."
+    )
+
+
+def test_a_cost_whose_beginning_is_unknown_is_compared_as_a_whole() -> None:
+    whole, each = cost([1.0, 1.0], [2.0, 2.0], nothing=()).figure(), cost([1.0], [20.0], nothing=[0.0]).figure()
+    assert whole is not None
+    assert each is not None
+    assert (whole.unit, whole.ratio.median) == ("s", 2.0)
+    assert (each.unit, each.ratio.median) == ("s for 1,000 files", 2.0)
+
+
+# --- at rest ---
+
+
+class Shares(CpuClock):
+    """A process that takes what somebody says."""
+
+    def __init__(self, *shares: float) -> None:
+        self._shares = list(shares)
+
+    def share(self, seconds: float) -> float:
+        return self._shares.pop(0)
+
+
+def test_who_takes_next_to_nothing_rests() -> None:
+    clock = Shares(1.0, 0.5, REST_SHARE / 2, 9.0)
+    assert come_to_rest(clock, 60.0)
+    assert clock._shares == [9.0]
+
+
+def test_who_never_rests_is_not_waited_for_for_ever() -> None:
+    assert not come_to_rest(Shares(1.0, 1.0), 0.0)
+
+
+def test_the_time_of_what_has_ended_is_kept() -> None:
+    # A thread, then a process, which take some time and end.
+    code = """if True:
+        import os, sys, threading, time
+        def work():
+            end = time.thread_time() + 0.1
+            while time.thread_time() < end: pass
+        def step():
+            print(flush=True); sys.stdin.readline()
+        step()
+        thread = threading.Thread(target=work); thread.start(); thread.join()
+        step()
+        if os.fork() == 0:
+            work(); os._exit(0)
+        os.wait()
+        step()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        clock, spent_s = CpuClock(process.pid), []
+        for _ in range(3):
+            process.stdout.readline()
+            spent_s.append(clock.read())
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+        process.wait()
+        spent_s.append(clock.read())
+    begun, after_thread, after_process, ended = spent_s
+    assert after_thread - begun >= 0.1
+    assert after_process - after_thread >= 0.09  # a hundredth of a second is as well as it is known
+    assert ended == after_process  # it is gone, and what it has taken is not given back
+
+
+def test_who_does_not_rest_is_named_with_what_it_says() -> None:
+    sized = Sized(100_000, 10_101, Path(), Path(), 0.0, 0.0, 0)
+    said = ["Inotify queue overflowed; filesystem events were lost", "Inotify queue overflowed; reconciling"]
+    calm, busy = Slice(0.001, 0, 0.0, True), Slice(0.5, 0, 0.0, False, said)
+    told = restless("a loop", sized, [busy, busy])
+    assert "a loop does not come to rest with 100,000 files in 10,101 directories (2 of 2 times)" in told
+    assert "takes 50 % of a core" in told
+    assert "has said 2 times" in told
+    assert "overflowed" not in restless("a loop", sized, [calm, Slice(0.5, 0, 0.0, False)])
+
+
+# --- libraries that are kept ---
+
+
+def kept_library(folder: Path) -> tuple[Kept, Sized]:
+    kept = Kept(folder)
+    kept.state.mkdir()
+    (kept.root / "0.mp3").touch()
+    kept.note({"files": 1, "per_directory": PER_DIRECTORY})
+    made = Sized(1, 1, kept.root, kept.state, 1.5, 0.5, 4096)
+    kept.keep(made, "abc")
+    return kept, made
+
+
+def test_a_library_is_found_again_with_what_was_noted_and_when(tmp_path: Path) -> None:
+    _, made = kept_library(tmp_path / "kept")
+    found = Kept(tmp_path / "kept").sized(1)
+    assert found is not None
+    assert found.made.endswith("Z, commit abc")
+    assert Sized(**{**vars(found), "made": ""}) == made
+
+
+def test_a_state_of_another_form_is_not_used_but_its_library_is(tmp_path: Path) -> None:
+    kept, _ = kept_library(tmp_path / "kept")
+    note = tmp_path / "kept" / "made.json"
+    note.write_text(note.read_text().replace(schema(), "another"))
+    assert kept.sized(1) is None
+    assert kept.is_written(1)
+    assert (kept.root / "0.mp3").exists()
+    assert not kept.state.exists()
+
+
+def test_a_library_that_was_not_written_to_its_end_is_written_again(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "kept")
+    (kept.root / "0.mp3").touch()
+    assert kept.sized(1) is None
+    assert list(kept.root.iterdir()) == []
+
+
+def test_a_library_that_was_moved_has_to_be_imported_again(tmp_path: Path) -> None:
+    kept_library(tmp_path / "kept")
+    (tmp_path / "kept").rename(tmp_path / "moved")
+    assert Kept(tmp_path / "moved").sized(1) is None
+
+
 # --- what is written ---
 
 
@@ -153,6 +352,7 @@ def found(*figures: Figure, name: str = "import") -> dict[str, Any]:
     part.tables["Some"] = [{"way": "ours", "s": 1.5}, {"way": "theirs", "s": math.nan}]
     part.tables["None"] = []
     part.remarks.append("It grows.")
+    part.answers.append("It is enough.")
     part.left_out.append("1,000,000 files: no time")
     part.details["turns"] = {"ours": [Spread.of([1.0, 2.0])]}
     return report([part], {"cores": "2"}, ASKED, 61.0, 0.25)
@@ -173,7 +373,7 @@ def test_the_page_is_made_from_the_report_alone() -> None:
     assert 'make bench PARTS="import" MINUTES=10' in text
     row = next(line for line in text.splitlines() if line.startswith("| reading"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    expected = ["reading", "files/s", "4.5", "a peer", "2", "2.25", "2", "2.5", "2", "more", "3", "", "missed"]
+    expected = ["reading", "4.5 files/s", "a peer", "2 files/s", "2.25", "2 to 2.5", "2", "at least 3", "missed"]
     assert cells == expected
     assert "not measured: no time" in text
     assert "Left out: 1,000,000 files: no time." in text
@@ -206,6 +406,45 @@ def test_an_earlier_run_is_shown_beside_whatever_the_number_of_files_was() -> No
     assert row[head.index("ratio")] == "0.9"
 
 
+def test_what_answers_a_question_comes_first_and_each_question_once() -> None:
+    asked = [
+        faster([4.0], [2.0], question="How fast?"),
+        faster([6.0], [2.0], question="How fast?"),
+        faster([9.0], [1.0]),
+    ]
+    lines = page(found(*asked)).splitlines()
+    rows = lines[lines.index("**In short**") + 4 :][:3]
+    assert "- It is enough." in lines[: lines.index("## import")]
+    assert ["How fast?" in row for row in rows] == [True, False, False]
+    assert ["4 files/s" in rows[0], "6 files/s" in rows[1], rows[2]] == [True, True, ""]
+
+
+def test_a_page_says_what_an_earlier_run_has_measured_and_where_it_ran() -> None:
+    told, earlier = found(faster([1.0], [1.0])), found(faster([1.0], [1.0]))
+    earlier["commit"], earlier["machine"] = "abc", {"cores": "4"}
+    text = " ".join(page(told, earlier).split())
+    assert "(commit abc)" in text
+    assert "with other cores" in text
+    assert "on the same machine with the same versions" in " ".join(page(told, told).split())
+
+
+def test_what_is_measured_is_named_as_somebody_says_or_as_git_knows_it(tmp_path: Path) -> None:
+    assert report([], {}, ASKED, 1.0, 0.0, "abc")["commit"] == "abc"
+    shutil.copytree(Path(trackwatch.__file__).parent, tmp_path / "trackwatch")
+    # A copy is not what git knows, although this test's folder may be inside of a repository.
+    code = "from tests.bench.page import commit; print(commit())"
+    path = os.pathsep.join((str(tmp_path), str(Path(command.__file__).parents[2])))
+    environ = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "unknown\n"
+
+
+def test_what_is_better_than_wanted_is_not_far_from_it() -> None:
+    assert "Farthest" not in page(found(faster([2.0], [1.0], limit=1.0)))
+    nothing = Figure.of("opened", "files", [0.0], "moved", [9.0], "less", limit=0.0, goal=0.0)
+    assert "Farthest" not in page(found(nothing))
+
+
 def test_every_row_of_a_table_has_the_columns_of_its_head() -> None:
     text = page(found(Figure.not_measured("it", "why"), faster([1.0], [1.0])), found())
     for line, below in pairwise(text.splitlines()):
@@ -230,6 +469,31 @@ def test_parts_run_in_their_order_with_those_that_they_need() -> None:
 
 def test_sizes_are_read_and_put_in_order() -> None:
     assert command.sizes("1_000_000,10000") == (10_000, 1_000_000)
+
+
+def test_another_trackwatch_is_looked_for_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no trackwatch in"):
+        command.main(["--product", str(tmp_path)])
+
+
+def test_another_trackwatch_is_what_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "trackwatch").mkdir()
+    (tmp_path / "trackwatch" / "__init__.py").write_text("print('another')")
+    code = "import trackwatch, tests.bench.peers"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=command.with_product(tmp_path), capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "another\n"
+
+
+def test_a_trackwatch_that_daemons_would_take_is_what_all_is_measured_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(("", str(tmp_path / "other"), str(tmp_path))))
+    assert command.product_on_path() is None
+    (tmp_path / "trackwatch").mkdir()
+    (tmp_path / "trackwatch" / "__init__.py").touch()
+    assert command.product_on_path() == tmp_path
 
 
 def test_a_page_can_be_made_again_from_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def json_lines(capfd: pytest.CaptureFixture[str]) -> Callable[[], list[Any]]:
 
 def set_up(level: str = "info", log_format: str = "json", console: Console | None = None) -> Log:
     """Return a log that is set up."""
-    made = Log(console or Console(file=io.StringIO()))
+    made = Log(console)
     made.set_up(level, log_format)
     return made
 
@@ -235,20 +235,33 @@ def test_without_colour_a_level_is_a_word() -> None:
 
 
 def test_without_a_terminal_a_line_begins_with_its_time_but_not_in_the_journal(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Which has the time itself, and takes a number in front as the priority."""
-    console = Console(file=io.StringIO(), soft_wrap=True, width=20)
-    set_up("info", "console", console)
+    set_up("info", "console")
     log.warning("broker blocked", reason="memory alarm")
-    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}Z warning: broker blocked memory alarm\n", shown(console))
-    console = Console(file=io.StringIO(), soft_wrap=True, width=20)
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}Z warning: broker blocked memory alarm\n", capfd.readouterr().err)
     stat = os.fstat(2)
     monkeypatch.setenv("JOURNAL_STREAM", f"{stat.st_dev}:{stat.st_ino}")
-    set_up("info", "console", console)
+    set_up("info", "console")
     log.warning("broker blocked", reason="memory alarm")
     log.info("broker connected")
-    assert shown(console) == "<4>warning: broker blocked memory alarm\n<6>broker connected\n"
+    assert capfd.readouterr().err == "<4>warning: broker blocked memory alarm\n<6>broker connected\n"
+
+
+def test_what_its_place_cannot_show_is_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Words for people go by the encoding of where they go; JSON is UTF-8 everywhere."""
+    with open(2, "w", encoding="ascii", closefd=False) as ascii_only:
+        monkeypatch.setattr(sys, "stderr", ascii_only)
+        set_up("info", "console")
+        log.info("one", words="Füße")
+        set_up("info", "json")
+        log.info("one", path="Füße")
+    words, line = capfd.readouterr().err.splitlines()
+    assert words.endswith("Z one       F??e")
+    assert json.loads(line)["path"] == "Füße"
 
 
 def test_no_name_can_forge_a_line_or_a_colour() -> None:
@@ -323,7 +336,7 @@ def test_what_python_would_print_is_an_event(with_libraries: Log, json_lines: Ca
 
 def ended_by(error: BaseException, log_format: str = "json") -> int:
     """Return the exit code of a program that ends so."""
-    with pytest.raises(SystemExit) as ended, Log(Console(file=io.StringIO())).last_words(log_format):
+    with pytest.raises(SystemExit) as ended, Log(None).last_words(log_format):
         raise error
     assert isinstance(ended.value.code, int)
     return ended.value.code
@@ -386,7 +399,9 @@ def progress(files: int, total: int = 1000, *, done: bool = False) -> Progress:
     return Progress(files, total, files * 10**6, total * 10**6, 5e6, 7.3, done)
 
 
-def told_at(monkeypatch: pytest.MonkeyPatch, steps: dict[float, Progress], console: Console, **how: bool) -> list[Any]:
+def told_at(
+    monkeypatch: pytest.MonkeyPatch, steps: dict[float, Progress], console: Console | None, **how: bool
+) -> list[Any]:
     """Return what is logged of an import's progress, with the time of each line."""
     now = 0.0
     monkeypatch.setattr(bars, "time", SimpleNamespace(monotonic=lambda: now))
@@ -404,16 +419,16 @@ def test_progress_is_a_line_for_ten_per_cent_ten_seconds_apart_or_for_each_minut
 ) -> None:
     """A fast import says little, a slow one that it lives."""
     fast = {number / 5: progress(number * 4) for number in range(250)} | {50.0: progress(1000, done=True)}
-    told = told_at(monkeypatch, fast, Console(file=io.StringIO()))
+    told = told_at(monkeypatch, fast, None)
     assert [at for at, _ in told] == [10.0, 20.0, 30.0, 40.0]
     slow = {float(second): progress(second // 60) for second in range(600)}
-    assert [at for at, _ in told_at(monkeypatch, slow, Console(file=io.StringIO()))] == [10, *range(70, 600, 60)]
+    assert [at for at, _ in told_at(monkeypatch, slow, None)] == [10, *range(70, 600, 60)]
 
 
 def test_progress_has_fields_with_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """The totals are null where nothing was counted: a start that only compares."""
     steps = {11.0: progress(100), 22.0: progress(500, 0)}
-    (_, counted), (_, compared) = told_at(monkeypatch, steps, Console(file=io.StringIO()))
+    (_, counted), (_, compared) = told_at(monkeypatch, steps, None)
     assert counted == {
         "event": "importing", "log_level": "info", "files": 100, "files_total": 1000, "size_bytes": 100_000_000,
         "total_bytes": 1_000_000_000, "bytes_per_s": 5_000_000, "left_s": 7,
