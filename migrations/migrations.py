@@ -43,6 +43,12 @@ CREATE TABLE root_mount(
   inner BLOB NOT NULL,
   PRIMARY KEY(root_id, path)) STRICT, WITHOUT ROWID;
 
+-- Directories with a name in them that is not UTF-8, when the root was last swept: they are not to be watched.
+CREATE TABLE root_odd(
+  root_id INTEGER NOT NULL REFERENCES root(id),
+  path BLOB NOT NULL, -- relative to the root
+  PRIMARY KEY(root_id, path)) STRICT, WITHOUT ROWID;
+
 -- What was last confirmed, and told, about each file. `path` is relative to its root.
 CREATE TABLE catalogue(
   id INTEGER PRIMARY KEY,

@@ -356,6 +356,17 @@ def are_removals_accepted(conn: sqlite3.Connection, root_id: int) -> bool:
     return row is not None and row[0] is not None
 
 
+def odd_directories(conn: sqlite3.Connection, root_id: int) -> set[bytes]:
+    """Return the directories of a root that held names which cannot be watched, when it was last swept."""
+    return {path for (path,) in conn.execute("SELECT path FROM root_odd WHERE root_id = ?", (root_id,))}
+
+
+def set_odd_directories(conn: sqlite3.Connection, root_id: int, paths: Iterable[bytes]) -> None:
+    """Note which directories of a root hold names that cannot be watched."""
+    conn.execute("DELETE FROM root_odd WHERE root_id = ?", (root_id,))
+    conn.executemany("INSERT INTO root_odd(root_id, path) VALUES (?, ?)", [(root_id, path) for path in paths])
+
+
 def root_mounts(conn: sqlite3.Connection, root_id: int) -> dict[bytes, MountRow]:
     """Return the mounts that a root consisted of, by path."""
     sql = "SELECT path, source, fstype, fsid, inner FROM root_mount WHERE root_id = ?"

@@ -29,8 +29,15 @@ class Directory:
     dev: int
     inode: int
     mtime_ns: int
+    ctime_ns: int
     files: int
     is_odd: bool
+
+    @classmethod
+    def of(cls, path: bytes, own: os.stat_result, *, files: int = 0, is_odd: bool = False) -> "Directory":
+        """Return the directory that a stat result describes; one whose path is not UTF-8 is odd in any case."""
+        is_odd = is_odd or not is_decodable(path)
+        return cls(path, own.st_dev, own.st_ino, own.st_mtime_ns, own.st_ctime_ns, files, is_odd)
 
 
 # A wanted regular file: its path, and what lstat says of it.
@@ -179,6 +186,8 @@ def standing(root: bytes, paths: Iterable[bytes], wanted: Wanted) -> Iterator[Di
                 found = directory_at(root, deeper) if wanted.directory(deeper) else None
                 if found is None:
                     break
+                if not is_decodable(deeper[start:]):
+                    way[-1] = replace(way[-1], is_odd=True)
                 way.append(found)
                 start = end + 1
         if way and not name.isascii() and way[-1].path == directory and not is_decodable(name):
@@ -187,14 +196,14 @@ def standing(root: bytes, paths: Iterable[bytes], wanted: Wanted) -> Iterator[Di
 
 
 def directory_at(root: bytes, path: bytes) -> Directory | None:
-    """Return a directory that is not listed; None if there is none, or it cannot be told."""
+    """Return a directory that could be listed; None if there is none. The walk says what is the matter with it."""
+    absolute = os.path.join(root, path) if path else root
     try:
-        result = os.stat(os.path.join(root, path) if path else root, follow_symlinks=not path)
+        result = os.stat(absolute, follow_symlinks=not path)
     except OSError:
-        return None  # the walk says what is the matter with it
-    if not stat.S_ISDIR(result.st_mode):
         return None
-    return Directory(path, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not is_decodable(path))
+    is_listable = stat.S_ISDIR(result.st_mode) and os.access(absolute, os.R_OK, effective_ids=True)
+    return Directory.of(path, result) if is_listable else None
 
 
 def compare_directory(
@@ -228,7 +237,7 @@ def compare_directory(
             continue
         if entry is None and stat.S_ISDIR(result.st_mode):
             directories.pop(child, None)
-            found.append(Directory(child, result.st_dev, result.st_ino, result.st_mtime_ns, 0, not is_decodable(child)))
+            found.append(Directory.of(child, result))
         elif stat.S_ISREG(result.st_mode):
             before = files.pop(child, None)
             if before is None or not before.unchanged_since(Signature.of(result)):
@@ -271,7 +280,7 @@ def _list(
     except OSError as error:
         return [], Unlistable(path, (error.strerror or str(error)).lower(), isinstance(error, FileNotFoundError))
     children.sort()  # no two are alike, so that entries are never compared
-    return children, Directory(path, own.st_dev, own.st_ino, own.st_mtime_ns, files, is_odd or not is_decodable(path))
+    return children, Directory.of(path, own, files=files, is_odd=is_odd)
 
 
 def is_decodable(name: bytes) -> bool:

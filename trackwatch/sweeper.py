@@ -6,11 +6,12 @@ are watched, so that what happens during it is not missed. What sweeps find goes
 subtree, through a bounded lane for a root.
 """
 
+import math
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -58,8 +59,9 @@ ACCEPT_LOOK_S = 1.0
 PERIODIC_SHARE = 0.05
 # Findings are handed from the sweeping thread to the event loop in lots of this many.
 LOT = 500
-# Of a root, so many directories that were listed before they were watched are compared again one by one.
-AGAIN_MAX = 50
+# A sweep that meets more directories than that which were not watched before they were listed begins again, and lists
+# and watches all directories first.
+LATE_MAX = 50
 # A sweeping thread looks this often (in files) whether it has been cancelled, and rests.
 CANCEL_LOOK = 500
 
@@ -77,6 +79,21 @@ class Findings:
     vanished: Callable[[Iterable[Location], bool], None]  # known, and seen nowhere; and whether a mass is believed
     let_go: Callable[[int], Awaitable[None]]  # waits until nothing vanished of a root is held any more
     progressed: Callable[[], None]  # the sweeper's state has changed
+
+
+class _ManyLateError(Exception):
+    """Too much of a root was not known."""
+
+
+@dataclass(slots=True, eq=False)
+class _Met:
+    """What a comparison has met."""
+
+    late_max: float
+    missing: list[bytes] = field(default_factory=list)
+    fresh: int = 0  # directories that were not watched when they were listed
+    late: list[Directory] = field(default_factory=list)  # those of them that are now
+    blind: set[bytes] = field(default_factory=set)  # those that could not be watched before
 
 
 class Sweeper:
@@ -173,6 +190,9 @@ class Sweeper:
         with self._store.open_reader() as reader:
             known = await reader.read(partial(catalogue.root_mounts, root_id=state.root.id))
             self._trust.learn(state.root.id, {path: Identity(*identity) for path, identity in known.items()})
+            odd = await reader.read(partial(catalogue.odd_directories, root_id=state.root.id))
+            state.odd = set(map(state.root.absolute, odd))
+            state.blind = set(state.odd)
             while True:
                 self._asked[state.root.id] = trio.Event()
                 state.is_sweeping = True
@@ -237,16 +257,26 @@ class Sweeper:
                 state.introduce(len(directories))
         else:
             # Listing all takes nearly as long as comparing does; most directories are known.
-            directories = await self._known_directories(state, reader, share)
+            directories = await self._known_directories(state, reader)
         state.unlistable = set()
         await self._cover(state, directories)
         state.listed = max(len(directories), len(state.mtimes))
         state.mtimes = {path: mtime for path, mtime in state.mtimes.items() if path in state.blind}
+        looks: list[Wanted | None] = [None]
         if self._wanted.priority is not None:
             # A pass of its own: the lane is short, and what lies late in the order would come late into it.
-            first = self._wanted.of_priority(self._wanted.priority)
-            await self._compare(state, b"", reader, is_live=False, share=share, wanted=first)
-        missing = await self._compare(state, b"", reader, is_live=False, share=share)
+            looks.insert(0, self._wanted.of_priority(self._wanted.priority))
+        missing: list[bytes] = []
+        late_max: float = math.inf if is_new else LATE_MAX
+        for wanted in looks:
+            compare = partial(self._compare, state, b"", reader, is_live=False, share=share, wanted=wanted)
+            try:
+                missing = await compare(late_max=late_max)
+            except _ManyLateError:
+                late_max = math.inf
+                state.unlistable = set()
+                await self._cover(state, await self._list_directories(state, b""))
+                missing = await compare()
         if not (is_new or is_introduced):
             state.introduce(len(state.mtimes))
         problems = await reader.read(partial(catalogue.problem_paths, root_id=root.id))
@@ -263,7 +293,8 @@ class Sweeper:
         if reason:
             raise RootUnavailable(reason)
         swept_us = self._store.now_us()
-        await self._store.write(partial(_note_sweep, root.id, swept_us, mounts, is_accepted))
+        odd = {path for path in map(root.relative, state.odd) if path is not None}
+        await self._store.write(partial(_note_sweep, root.id, swept_us, mounts, odd, is_accepted))
         self._trust.learn(root.id, mounts)
         self._trust.accept(root.id, False)
         state.is_swept = True
@@ -380,6 +411,7 @@ class Sweeper:
         state.mtimes[absolute] = itself.mtime_ns
         if itself.is_odd:
             state.blind.add(absolute)
+            state.odd.add(absolute)
         for item in found:
             if isinstance(item, Directory):
                 child = state.root.absolute(item.path)
@@ -409,21 +441,22 @@ class Sweeper:
             state.files_listed, state.bytes_listed = files, size_bytes
         return directories
 
-    async def _known_directories(self, state: RootState, reader: Reader, share: float) -> list[Directory]:
-        """Return the directories of known files, and those that could not be watched until now."""
+    async def _known_directories(self, state: RootState, reader: Reader) -> list[Directory]:
+        """Return the directories of known files, and those that could not be watched until now; none that is odd."""
+        blind, odd = set(state.blind), set(state.odd)
 
         def known() -> Iterator[Directory]:
-            paths = _cancellable(catalogue.paths(reader.connection, state.root.id), share)
-            blind = set(state.blind)
-            for directory in standing(state.root.path, paths, self._wanted):
-                blind.discard(state.root.absolute(directory.path))
-                yield directory
-            for path in map(state.root.relative, blind):
+            for directory in standing(state.root.path, _cancellable(paths), self._wanted):
+                absolute = state.root.absolute(directory.path)
+                blind.discard(absolute)
+                if absolute not in odd:
+                    yield directory
+            for path in map(state.root.relative, blind - odd):
                 if path is not None and (found := directory_at(state.root.path, path)) is not None:
                     yield found
 
-        directories = await trio.to_thread.run_sync(lambda: list(known()))
-        return [each for each in directories if state.root.absolute(each.path) not in state.odd]
+        paths = catalogue.paths(reader.connection, state.root.id)
+        return await trio.to_thread.run_sync(lambda: list(known()))
 
     async def _compare(
         self,
@@ -434,14 +467,20 @@ class Sweeper:
         is_live: bool,
         share: float = 1.0,
         wanted: Wanted | None = None,
+        late_max: float = math.inf,
     ) -> list[bytes]:
         """Compare a part of a root with the catalogue, passing on what differs; return the paths that are missing.
 
         `wanted` makes it a look at some files before the others, after which all are compared.
+
+        Raises:
+            _ManyLateError: it met more than `late_max` directories that were not watched before they were listed, and
+                has gone no further
         """
-        missing: list[bytes] = []
-        fresh: list[Directory] = []
-        blind: set[bytes] = set()
+        met = _Met(late_max)
+        was_blind = set(state.blind)
+        if not is_live:
+            state.files, state.size_bytes, state.differing = 0, 0, 0
 
         def count(files: Sequence[Found]) -> None:
             if not is_live:
@@ -455,40 +494,26 @@ class Sweeper:
             if wanted is not None:  # a part of what is known: the rest of it is not missing
                 found = (item for item in found if not isinstance(item, Missing))
             for lot in _lots(found):
-                trio.from_thread.run(self._take_in, state, lot, missing, fresh, blind, is_live)
+                trio.from_thread.run(self._take_in, state, lot, met, is_live)
 
-        for is_last in (False, True):
-            for met in (missing, fresh, blind):
-                met.clear()
-            if not is_live:
-                state.files, state.size_bytes, state.differing = 0, 0, 0
-            began_s = self._store.now_us() / 1e6
-            await trio.to_thread.run_sync(compared)
-            if not top:
-                state.blind &= blind
-                state.odd &= blind
-            late = await self._cover(state, fresh)
-            if wanted is not None:
-                break
+        began_s = self._store.now_us() / 1e6
+        await trio.to_thread.run_sync(compared)
+        if not top:
+            for path in was_blind - met.blind:  # it has gone, or cannot be listed
+                state.blind.discard(path)
+                state.odd.discard(path)
+                state.mtimes.pop(path, None)
+        if wanted is None:
             # Listed before they were watched: what happened to them in between is found by comparing them again.
-            again = await trio.to_thread.run_sync(_uncertain, state.root, late, began_s)
-            if len(again) <= AGAIN_MAX or is_last:
-                for directory in again:
-                    self.ask(Location(state.root.id, directory.path))
-                break
-        return missing
+            closed = {os.path.dirname(path) for path in state.unlistable}
+            for directory in await trio.to_thread.run_sync(_uncertain, state.root, met.late, began_s, closed):
+                self.ask(Location(state.root.id, directory.path))
+        return met.missing
 
-    async def _take_in(
-        self,
-        state: RootState,
-        lot: Sequence[Difference],
-        missing: list[bytes],
-        fresh: list[Directory],
-        blind: set[bytes],
-        is_live: bool,
-    ) -> None:
+    async def _take_in(self, state: RootState, lot: Sequence[Difference], met: "_Met", is_live: bool) -> None:
         now_s = self._store.now_us() / 1e6
         bulk: list[Location] = []
+        fresh: list[Directory] = []
         renumbered: list[tuple[Location, int]] = []
         for item in lot:
             match item:
@@ -499,16 +524,16 @@ class Sweeper:
                     else:
                         bulk.append(Location(state.root.id, path))
                 case Missing(path):
-                    missing.append(path)
+                    met.missing.append(path)
                 case Renumbered(path, dev):
                     renumbered.append((Location(state.root.id, path), dev))
                 case Directory():
                     watched = self._watched(state, item)
                     state.mtimes[self._watch.known(watched.path)] = item.mtime_ns
-                    if watched.path in state.odd and not item.is_odd:
-                        fresh.append(item)
-                    elif watched.path in state.blind:
-                        blind.add(watched.path)
+                    if watched.path in state.blind:
+                        met.blind.add(watched.path)
+                        if watched.path in state.odd and not item.is_odd:
+                            fresh.append(item)
                     elif item.is_odd or not self._watch.covers(watched):
                         fresh.append(item)
                 case Unlistable(path, reason, is_gone):
@@ -517,37 +542,53 @@ class Sweeper:
                         if path not in state.told_unlistable:
                             state.told_unlistable.add(path)
                             log.warning("directory cannot be listed", path=state.root.absolute(path), reason=reason)
+        met.fresh += len(fresh)
+        if met.fresh > met.late_max:
+            raise _ManyLateError
+        if fresh:  # before what is in them is told, which may take long: from then on each change of it is news
+            met.late += await self._cover(state, fresh)
         if renumbered:  # or else a move would not be recognised without reading
             await self._store.write(partial(_renumber, renumbered))
         await self._findings.offer(bulk)
 
     async def _cover(self, state: RootState, directories: Iterable[Directory]) -> list[Directory]:
         """Watch directories; those that cannot be are compared all the time instead. Return those watched from now."""
-        fresh: list[tuple[Directory, Watched]] = []
+        wanted: list[tuple[Directory, Watched, bool]] = []
         is_root_odd = not is_decodable(state.root.path)
         for directory in directories:
             watched = self._watched(state, directory)
             if directory.is_odd or is_root_odd:
                 state.blind.add(watched.path)
                 state.odd.add(watched.path)
-            elif not self._watch.covers(watched):
-                fresh.append((directory, watched))
-        await self._watch.cover(watched for _, watched in fresh)
-        covered = []
-        for directory, watched in fresh:
-            if self._watch.covers(watched):
-                state.blind.discard(watched.path)
-                covered.append(directory)
             else:
+                wanted.append((directory, watched, self._watch.covers(watched)))
+        await self._watch.cover(watched for _, watched, was_covered in wanted if not was_covered)
+        covered = []
+        for directory, watched, was_covered in wanted:
+            if not self._watch.covers(watched):
                 state.blind.add(watched.path)
+                continue
+            state.blind.discard(watched.path)
+            state.odd.discard(watched.path)
+            if not was_covered:
+                covered.append(directory)
         return covered
 
     def _watched(self, state: RootState, directory: Directory) -> Watched:
         return Watched(state.root.absolute(directory.path), directory.inode)
 
 
-def _note_sweep(root_id: int, swept_us: int, mounts: dict[bytes, Identity], was_accepted: bool, ledger: Ledger) -> None:
+def _note_sweep(
+    root_id: int,
+    swept_us: int,
+    mounts: dict[bytes, Identity],
+    odd: set[bytes],
+    was_accepted: bool,
+    ledger: Ledger,
+) -> None:
     catalogue.set_swept(ledger.conn, root_id, swept_us)
+    if odd != catalogue.odd_directories(ledger.conn, root_id):
+        catalogue.set_odd_directories(ledger.conn, root_id, odd)
     rows = {
         path: (identity.source, identity.fstype, identity.fsid, identity.inner) for path, identity in mounts.items()
     }
@@ -572,20 +613,25 @@ def _holds(point: bytes, root: Root) -> bool:
     return root.path.startswith(point.rstrip(b"/") + b"/")
 
 
-def _uncertain(root: Root, directories: Iterable[Directory], began_s: float) -> list[Directory]:
+def _uncertain(
+    root: Root, directories: Iterable[Directory], began_s: float, closed: Container[bytes]
+) -> list[Directory]:
     """Return those in which something may have happened since they were listed, but for those below others of them.
 
-    A directory's modification time tells of names, unless it is as young as the listing; of files nothing tells.
+    A directory's times tell of the names in it, unless they are as young as its listing; of files nothing tells. Of
+    what lies in a child that could not be listed (its parent is in `closed`) nothing tells either.
     """
     uncertain: list[Directory] = []
     for directory in directories:  # parents before what is in them
         if uncertain and directory.path.startswith(uncertain[-1].path + b"/" if uncertain[-1].path else b""):
             continue
         try:
-            is_same = os.lstat(root.absolute(directory.path)).st_mtime_ns == directory.mtime_ns
+            now = os.stat(root.absolute(directory.path), follow_symlinks=not directory.path)
+            is_same = (now.st_mtime_ns, now.st_ctime_ns) == (directory.mtime_ns, directory.ctime_ns)
         except OSError:
             is_same = False
-        if directory.files or not is_same or directory.mtime_ns / 1e9 > began_s - RECENT_S:
+        is_young = directory.ctime_ns / 1e9 > began_s - RECENT_S
+        if directory.files or is_young or not is_same or directory.path in closed:
             uncertain.append(directory)
     return uncertain
 

@@ -15,8 +15,9 @@ run for a while, we doubt.
 import contextlib
 import os
 import re
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -167,8 +168,8 @@ class Watch:
         try:
             # What ignores denied permissions also goes on after a directory that has gone meanwhile, which would
             # otherwise keep all others from being watched.
-            with _on_one_processor():
-                watcher = RustNotify(list(map(os.fsdecode, directories)), False, False, 0, False, True)
+            names = list(map(os.fsdecode, directories))
+            watcher = _made_on_one_processor(partial(RustNotify, names, False, False, 0, False, True))
         except (OSError, WatchfilesRustInternalError) as error:
             is_news = not self._birth_backoff.attempt
             delay_s = self._birth_backoff.next_s()
@@ -319,30 +320,49 @@ class Watch:
         self._doubt(paths)
 
 
-@contextlib.contextmanager
-def _on_one_processor() -> Iterator[None]:
-    """Keep this thread, and those that it starts, on one processor meanwhile.
+def _made_on_one_processor(make: Callable[[], RustNotify]) -> RustNotify:
+    """Make an engine in a thread that stays on one processor for as long as that takes.
 
-    The engine hands each directory to its own thread and waits for the answer, with the interpreter in hand. Waking
-    that thread up on another processor takes longer than the work: 0.08 s instead of 0.1 to 0.4 for 10,000 directories.
+    The engine hands each directory to a thread of its own and waits for the answer, with the interpreter in hand.
+    Waking that thread up on another processor takes longer than the work: 0.08 s instead of 0.1 to 0.4 for 10,000
+    directories. Our own threads must not be bound even for a moment: what they start would stay so, and a container's
+    processors that are added later would never be used.
+
+    Raises what making it raises.
     """
+    made: list[RustNotify] = []
+    failures: list[Exception] = []
+
+    def attempt() -> None:
+        # Not this system, or it is forbidden: slower, and no more than that.
+        with contextlib.suppress(AttributeError, OSError, ValueError, IndexError):
+            here = int(Path("/proc/thread-self/stat").read_bytes().rpartition(b")")[2].split()[36])
+            os.sched_setaffinity(0, {here})
+        try:
+            made.append(make())
+        except (OSError, WatchfilesRustInternalError) as error:
+            failures.append(error)
+
+    before = _threads()
+    thread = threading.Thread(target=attempt, name="arming")
     try:
-        allowed, before = os.sched_getaffinity(0), _threads()
-        here = int(Path("/proc/thread-self/stat").read_bytes().rpartition(b")")[2].split()[36])
-        os.sched_setaffinity(0, {here} & allowed or {min(allowed)})
-    except (AttributeError, OSError):  # not this system, or it is forbidden: slower, and no more than that
-        yield
-        return
-    try:
-        yield
-    finally:
-        for thread in {0, *_threads() - before}:
-            with contextlib.suppress(OSError):  # one that has ended
-                os.sched_setaffinity(thread, allowed)
+        thread.start()
+    except RuntimeError:  # there is no thread to be had
+        return make()
+    thread.join()
+    for number in _threads() - before if before else ():  # the engine's own, which may run anywhere from now on
+        with contextlib.suppress(AttributeError, OSError):
+            os.sched_setaffinity(number, os.sched_getaffinity(0))
+    if failures:
+        raise failures[0]
+    return made[0]
 
 
 def _threads() -> set[int]:
-    return set(map(int, os.listdir("/proc/self/task")))
+    try:
+        return set(map(int, os.listdir("/proc/self/task")))
+    except OSError:  # no descriptor is free, or there is no /proc
+        return set()
 
 
 def _inotify_descriptors() -> set[int]:

@@ -7,12 +7,15 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.bed.probe import describe_in_thread
 from tests.integration.test_reconcile import (
     DEADLINE_S,
     FOREVER_S,
@@ -24,9 +27,12 @@ from tests.integration.test_reconcile import (
     whole,
     write,
 )
-from trackwatch import catalogue, sweeper
+from trackwatch import catalogue, reconcile, sweep, sweeper
+from trackwatch.probe import Request
 from trackwatch.root import RootWord
-from trackwatch.sweep import Wanted
+from trackwatch.settle import Rest
+from trackwatch.sweep import Directory, Unlistable, Wanted
+from trackwatch.track import Observation
 from trackwatch.watch import Watch, Watched
 
 __all__ = ["_sigio_ignored", "music"]  # fixtures
@@ -327,39 +333,252 @@ async def test_a_sweep_of_a_known_library_lists_each_directory_once(
     assert sorted(path for path in listed if path in absolute) == absolute
 
 
-@pytest.mark.parametrize("again_max", [0, 50], ids=["many: compared once more", "few: compared one by one"])
+MANY_OR_FEW = pytest.mark.parametrize("late_max", [0, 50], ids=["many: begun again", "few: compared one by one"])
+
+
+def when_it_is_to_be_watched(monkeypatch: pytest.MonkeyPatch, directory: Path, act: Callable[[], object]) -> list[bool]:
+    """Act once, right before a directory is watched; return a list in which something stands afterwards."""
+    cover = Watch.cover
+    done: list[bool] = []
+
+    async def late(watch: Watch, directories: Iterable[Watched]) -> int:
+        asked = list(directories)
+        if any(each.path == os.fsencode(directory) for each in asked) and not done:
+            done.append(True)
+            act()
+        return await cover(watch, asked)
+
+    monkeypatch.setattr(Watch, "cover", late)
+    return done
+
+
+@MANY_OR_FEW
 async def test_what_happens_to_a_new_directory_between_its_listing_and_its_watch_is_found(
-    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch, again_max: int
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch, late_max: int
 ) -> None:
     """At a start only what the catalogue knows is watched before it is listed."""
-    monkeypatch.setattr(sweeper, "AGAIN_MAX", again_max)
+    monkeypatch.setattr(sweeper, "LATE_MAX", late_max)
     write(music, "known/1.bin")
     async with running(tmp_path):
         pass
     write(music, "new/deep/1.bin", "new/deep/2.bin", "known/3.bin")
-    os.mkdir(music / "empty")
-    for directory in (music / "new", music / "empty"):
-        os.utime(directory, (1e9, 1e9))  # not so young that it is doubted for that alone
-    cover = Watch.cover
-    meanwhile: list[bytes] = []
+    (music / "empty").mkdir()
+    changed = b"another content"
 
-    async def late(watch: Watch, directories: Iterable[Watched]) -> int:
-        asked = list(directories)
-        if any(each.path == os.fsencode(music / "new/deep") for each in asked) and not meanwhile:
-            (music / "new/deep/1.bin").write_bytes(b"another content")
-            meanwhile.extend([b"new/deep/late.bin", b"new/later/4.bin", b"empty/5.bin"])
-            write(music, *meanwhile)
-        return await cover(watch, asked)
+    def act() -> None:
+        (music / "new/deep/1.bin").write_bytes(changed)
+        write(music, b"new/deep/late.bin", b"new/later/4.bin", b"empty/5.bin")
 
-    monkeypatch.setattr(Watch, "cover", late)
+    acted = when_it_is_to_be_watched(monkeypatch, music / "new/deep", act)
     async with running(tmp_path) as bed:
-        expected = whole("known/1.bin", "known/3.bin", "new/deep/1.bin", "new/deep/2.bin", *map(os.fsdecode, meanwhile))
-        assert meanwhile
-        await bed.until(lambda: bed.told("created") == expected)
-        content = (music / "new/deep/1.bin").read_bytes()
-        await bed.until(lambda: known_content(bed, b"new/deep/1.bin") == hashlib.sha256(content).digest())
+        assert acted
+        names = ("known/1.bin", "known/3.bin", "new/deep/1.bin", "new/deep/2.bin", "new/deep/late.bin")
+        await bed.until(lambda: bed.told("created") == whole(*names, "new/later/4.bin", "empty/5.bin"))
+        await bed.until(lambda: known_content(bed, b"new/deep/1.bin") == hashlib.sha256(changed).digest())
         write(music, "empty/6.bin")
         await bed.until(lambda: "music/empty/6.bin" in bed.told("created"))
+
+
+async def test_names_in_between_are_found_though_the_directory_keeps_its_time(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever copies a library puts the times back when it is done with a directory."""
+    monkeypatch.setattr(sweeper, "RECENT_S", -FOREVER_S)  # as if all had been made long ago
+    write(music, "known/1.bin")
+    async with running(tmp_path):
+        pass
+    (music / "new/empty").mkdir(parents=True)
+    for directory in (music / "new/empty", music / "new"):
+        os.utime(directory, (1e9, 1e9))
+
+    def act() -> None:
+        write(music, "new/empty/5.bin")
+        os.utime(music / "new/empty", (1e9, 1e9))
+
+    acted = when_it_is_to_be_watched(monkeypatch, music / "new/empty", act)
+    async with running(tmp_path) as bed:
+        assert acted
+        await bed.until(lambda: bed.told("created") == whole("known/1.bin", "new/empty/5.bin"))
+
+
+async def test_a_directory_that_may_be_read_only_since_its_listing_is_found(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the refusal is made up."""
+    monkeypatch.setattr(sweeper, "RECENT_S", -FOREVER_S)
+    write(music, "known/1.bin")
+    async with running(tmp_path):
+        pass
+    write(music, "new/shut/1.bin")
+    listing, is_shut = sweep._list, True
+
+    def refusing(root: bytes, path: bytes, wanted: Wanted) -> object:
+        return (
+            ([], Unlistable(path, "permission denied"))
+            if is_shut and path == b"new/shut"
+            else listing(root, path, wanted)
+        )
+
+    def act() -> None:
+        nonlocal is_shut
+        is_shut = False
+        (music / "new/shut").chmod(0o755)
+
+    monkeypatch.setattr(sweep, "_list", refusing)
+    acted = when_it_is_to_be_watched(monkeypatch, music / "new", act)
+    async with running(tmp_path) as bed:
+        assert acted
+        await bed.until(lambda: bed.told("created") == whole("known/1.bin", "new/shut/1.bin"))
+
+
+@MANY_OR_FEW
+async def test_a_change_in_a_new_directory_is_told_while_others_wait_to_be_read(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch, late_max: int
+) -> None:
+    for name, value in (("LATE_MAX", late_max), ("RECENT_S", -FOREVER_S), ("LOT", 5)):
+        monkeypatch.setattr(sweeper, name, value)
+    monkeypatch.setattr(reconcile, "BULK_MAX", 10)
+    write(music, "known/1.bin")
+    async with running(tmp_path):
+        pass
+    write(music, "a/1.bin", *named(range(60), "zz/"))
+    go_on = threading.Event()
+    async def slow(request: Request, *, size_bytes: int, is_live: bool) -> Observation | Rest:
+        if b"/zz/" in request.path:
+            await trio.to_thread.run_sync(go_on.wait)
+        return await describe_in_thread(request, size_bytes=size_bytes, is_live=is_live)
+
+    monkeypatch.setattr("tests.integration.test_reconcile.describe_in_thread", slow)
+    async with running(tmp_path, is_first_idle=False) as bed:
+        try:
+            await bed.until(lambda: "music/a/1.bin" in bed.told("created"))
+            (music / "a/1.bin").write_bytes(b"a tag edited by hand")
+            await bed.until(lambda: bed.told("modified") == whole("a/1.bin"))
+        finally:
+            go_on.set()
+
+
+async def test_the_files_that_an_import_has_met_never_become_fewer(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a library is being copied in: its progress would fall back."""
+    monkeypatch.setattr(sweeper, "LATE_MAX", 5)
+    write(music, *(f"{number:03}/1.bin" for number in range(20)))
+    when_it_is_to_be_watched(
+        monkeypatch, music / "000", lambda: write(music, *(f"n{number:03}/1.bin" for number in range(20)))
+    )
+    met: list[int] = []
+    beds: list[Bed] = []
+
+    def note(_path: bytes) -> bool:
+        met.extend(bed.state.files for bed in beds)
+        return True
+
+    async with running(tmp_path, wanted=Wanted(note), is_first_idle=False) as bed:
+        beds.append(bed)
+        await bed.until(lambda: len(bed.told("created")) == 40)
+        assert met == sorted(met)
+        assert met[-1] > 0
+
+
+# What a start knows of names that cannot be watched
+
+
+@pytest.mark.parametrize("inside", [b"x.bin", b"cover.txt"], ids=["known", "unknown"])
+async def test_a_start_with_an_odd_directory_does_not_kill_the_watch(
+    tmp_path: Path, music: Path, inside: bytes
+) -> None:
+    """To list `\xfe` is news of it where its parent is watched, and the watch dies of the name."""
+    wanted = Wanted(lambda path: path.endswith(b".bin"))
+    write(music, b"a/1.bin", b"p/2.bin", b"p/\xfe/" + inside)
+    for start in range(3):
+        async with running(tmp_path, wanted=wanted) as bed:
+            write(music, f"a/later{start}.bin")  # told after whatever the start has caused
+            await bed.until(lambda: f"music/a/later{start}.bin" in bed.told("created"))  # noqa: B023 # awaited here
+            assert bed.watch.statistics()["deaths"] == 0
+            assert b"p" in blind(bed)
+
+
+async def test_an_unwanted_odd_name_that_somebody_reads_does_not_kill_the_watch_of_a_later_start(
+    tmp_path: Path, music: Path
+) -> None:
+    wanted = Wanted(lambda path: path.endswith(b".bin"))
+    write(music, b"a/1.bin", b"b/2.bin", b"a/\xff.txt")
+    for start in range(2):
+        async with running(tmp_path, wanted=wanted) as bed:
+            await trio.to_thread.run_sync((music / os.fsdecode(b"a/\xff.txt")).read_bytes)
+            write(music, f"b/later{start}.bin")
+            await bed.until(lambda: f"music/b/later{start}.bin" in bed.told("created"))  # noqa: B023 # awaited here
+            assert bed.watch.statistics()["deaths"] == 0
+
+
+async def test_a_directory_that_becomes_blind_during_a_sweep_stays_compared(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move into it is a move, and what is written in it is told."""
+    monkeypatch.setattr(sweeper, "BLIND_S", 0.2)
+    write(music, "a/1.bin", "a/3.bin", "z/2.bin")
+    listing = sweep._list
+    go_on, reached = threading.Event(), threading.Event()
+
+    def slow(root: bytes, path: bytes, wanted: Wanted) -> object:
+        if path == b"z" and wanted.file(b"x.bin") and not go_on.is_set():  # the walk has passed the rest
+            reached.set()
+            go_on.wait()
+        return listing(root, path, wanted)
+
+    async with running(tmp_path) as bed:
+        monkeypatch.setattr(sweep, "_list", slow)
+        try:
+            bed.sweeper.ask(bed.at(b""))
+            await bed.until(reached.is_set)
+            write(tmp_path, b"prepared/\xff.bin", b"prepared/same.bin")
+            (tmp_path / "prepared").rename(music / "new")
+            await bed.until(lambda: "music/new/same.bin" in bed.told("created"))
+        finally:
+            go_on.set()
+        await bed.until(lambda: not bed.sweeper.is_hasty(bed.root.id) and not bed.state.is_sweeping)
+        await bed.idle()
+        (music / "a/1.bin").rename(music / "new/1.bin")
+        await bed.until(lambda: bool(bed.told("moved") | bed.told("deleted")))
+        assert bed.told("deleted") == set()
+        (music / "new/same.bin").write_bytes(b"written in place")
+        await bed.until(lambda: bed.told("modified") == whole("new/same.bin"))
+
+
+async def test_a_watched_directory_in_which_a_round_saw_an_odd_name_is_not_blind_for_ever(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network mount, where the watch is told of nothing: the name came and went."""
+    monkeypatch.setattr(sweeper, "ROUND_S", 0.1)
+    write(music, "a/1.bin")
+    listing = sweep._list
+
+    def with_odd_name(root: bytes, path: bytes, wanted: Wanted) -> object:
+        found, sight = listing(root, path, wanted)
+        return found, replace(sight, is_odd=True) if isinstance(sight, Directory) and path == b"a" else sight
+
+    async with running(tmp_path) as bed:
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep, "_list", with_odd_name)
+            os.utime(music / "a", (1e9, 1e9))
+            await bed.until(lambda: blind(bed) == {b"a"})
+        await bed.sweep()
+        assert blind(bed) == set()
+
+
+async def test_a_blind_directory_that_has_gone_is_not_counted_after_a_sweep(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Wanted(lambda path: path.endswith(b".bin"))
+    write(music, b"odd/\xff.txt", b"odd/x/y.txt", b"keep.bin")
+    async with running(tmp_path, wanted=wanted) as bed:
+        assert blind(bed) == {b"odd"}
+        bed.deafen(monkeypatch)
+        shutil.rmtree(music / "odd")
+        await bed.sweep()
+        assert bed.state.directories == 1
+        assert blind(bed) == set()
 
 
 # Parts that are mounts

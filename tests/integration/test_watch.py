@@ -1,8 +1,9 @@
 """The watch alone, over real directories: what happens in the moments when its arms change, and when they die."""
 
 import os
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -68,6 +69,38 @@ async def test_an_idle_watch_ends_at_once_when_it_is_cancelled(tmp_path: Path, m
             await trio.sleep(0.2)
         while watch._inotify_descriptors():  # noqa: ASYNC110 # the library's own thread closes them, when it comes to it
             await trio.sleep(0.01)
+
+
+async def test_arming_binds_none_of_our_threads_to_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they start would stay there; the thread that is bound meanwhile ends with it, and the engine's is freed."""
+    bind, bound = os.sched_setaffinity, set[int]()
+
+    def noting(thread: int, processors: Iterable[int]) -> None:
+        bound.add(thread or threading.get_native_id())
+        bind(thread, processors)
+
+    allowed = os.sched_getaffinity(0)
+    ours = set(map(int, os.listdir("/proc/self/task")))
+    monkeypatch.setattr(os, "sched_setaffinity", noting)
+    async with watching() as bed:
+        await bed.cover(tmp_path)
+        assert bound
+        assert not bound & ours
+        threads = map(int, os.listdir("/proc/self/task"))
+        assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {frozenset(allowed)}
+
+
+async def test_where_no_thread_may_be_bound_it_watches_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_thread: int, _processors: Iterable[int]) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    async with watching() as bed:
+        await bed.cover(tmp_path)
+        (tmp_path / "a").touch()
+        await bed.hinted(tmp_path / "a")
 
 
 async def test_a_directory_that_goes_during_an_audit_ends_nothing(

@@ -406,7 +406,7 @@ def test_a_directory_alone_differs_by_what_is_directly_in_it(root: bytes) -> Non
     os.truncate(os.path.join(root, b"a/touched.mp3"), 0)
     itself, *found = compare_directory(root, b"a", EVERYTHING, iter(before))
     result = os.stat(os.path.join(root, b"a"))
-    assert itself == Directory(b"a", result.st_dev, result.st_ino, result.st_mtime_ns, 3, is_odd=False)
+    assert itself == Directory.of(b"a", result, files=3)
     assert [(type(item), item.path) for item in found] == [
         (Directory, b"a/b"),
         (Differs, b"a/new.mp3"),
@@ -615,7 +615,15 @@ def test_a_directory_is_known_to_be_odd_by_the_names_that_are_known_in_it(root: 
     make(root, b"a/\xff.mp3", b"a/b.mp3", b"\xfe/c.mp3", b"d/e.mp3")
     catalogued = [b"a/b.mp3", b"a/\xff.mp3", b"d/e.mp3", b"\xfe/c.mp3"]
     odd = {each.path: each.is_odd for each in standing(root, catalogued, EVERYTHING)}
-    assert odd == {b"": False, b"a": True, b"d": False, b"\xfe": True}
+    assert odd == {b"": True, b"a": True, b"d": False, b"\xfe": True}
+
+
+def test_what_must_not_be_read_does_not_stand(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be watched either, and not everywhere does anything tell that."""
+    make(root, b"a/1.mp3", b"a/b/2.mp3", b"c/3.mp3")
+    monkeypatch.setattr(os, "access", lambda path, _mode, *, effective_ids: path != os.path.join(root, b"a"))
+    found = standing(root, [b"a/1.mp3", b"a/b/2.mp3", b"c/3.mp3"], EVERYTHING)
+    assert {each.path for each in found} == {b"", b"c"}
 
 
 def test_nothing_stands_where_the_root_is_gone(root: bytes) -> None:
