@@ -443,6 +443,7 @@ async def test_a_change_in_a_new_directory_is_told_while_others_wait_to_be_read(
         pass
     write(music, "a/1.bin", *named(range(60), "zz/"))
     go_on = threading.Event()
+
     async def slow(request: Request, *, size_bytes: int, is_live: bool) -> Observation | Rest:
         if b"/zz/" in request.path:
             await trio.to_thread.run_sync(go_on.wait)
