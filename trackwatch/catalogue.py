@@ -160,14 +160,13 @@ def signatures(conn: sqlite3.Connection, directory: Location) -> Iterator[tuple[
         after = rows[-1][0]
 
 
-def paths(conn: sqlite3.Connection, root_id: int) -> Iterator[bytes]:
-    """Yield the paths of a root's files in their byte order; each chunk is a read transaction of its own."""
+def paths(conn: sqlite3.Connection, root_id: int) -> Iterator[list[bytes]]:
+    """Yield the paths of a root's files in lots and in their byte order; each lot is a read transaction of its own."""
     sql = f"SELECT path FROM catalogue WHERE root_id = ? AND path > ? ORDER BY path LIMIT {CHUNK_ROWS}"
     after = b""
-    while rows := conn.execute(sql, (root_id, after)).fetchall():
-        for (path,) in rows:
-            yield path
-        after = rows[-1][0]
+    while lot := [path for (path,) in conn.execute(sql, (root_id, after))]:
+        yield lot
+        after = lot[-1]
 
 
 def children(conn: sqlite3.Connection, directory: Location) -> Iterator[tuple[bytes, Signature | None]]:

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from trackwatch.errors import RootUnavailable
 from trackwatch.track import Signature
@@ -161,18 +162,18 @@ def walk(root: bytes, top: bytes, wanted: Wanted, *, with_files: bool = True) ->
             stack.pop()
 
 
-def standing(root: bytes, paths: Iterable[bytes], wanted: Wanted) -> Iterator[Directory]:
-    """Yield the root and the directories above known files (paths in byte order), as far as these are directories now.
+def standing(root: bytes, known: Iterable[list[bytes]], wanted: Wanted) -> Iterator[Directory]:
+    """Yield the root and the directories above known files, as far as these are directories now.
 
-    None of them is listed, so they can be watched before anything is; `files` is 0. A symlink is not followed, nor is
-    what lies below one.
+    The paths come in lots, in byte order. No directory is listed, so that all can be watched before any is; `files` is
+    0. A symlink is not followed, nor is what lies below one.
     """
     # The way down to the path at hand. All that is below a directory comes in one piece, so none is met twice.
     way: list[Directory] = []
     last: bytes | None = None
     if (itself := directory_at(root, b"")) is not None:
         way.append(itself)
-    for path in paths:
+    for path in chain.from_iterable(known):
         directory, _, name = path.rpartition(b"/")
         if directory != last:
             last = directory

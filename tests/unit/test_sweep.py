@@ -595,7 +595,7 @@ def test_what_stands_above_known_files_is_found_unlisted_each_once(tree: list[by
         make(root, *tree)
         walked = {sight.path: sight for sight in seen(root) if isinstance(sight, Directory)}
         monkeypatch.setattr(os, "scandir", None)
-        found = list(standing(root, iter(sorted(known_files)), EVERYTHING))
+        found = list(standing(root, iter([sorted(known_files)[:3], sorted(known_files)[3:]]), EVERYTHING))
     above = {path[:end] for path in known_files for end in range(len(path)) if path[end : end + 1] == b"/"} | {b""}
     assert sorted(each.path for each in found) == sorted(above & walked.keys())
     for each in found:
@@ -608,13 +608,13 @@ def test_nothing_stands_below_a_symlink_or_where_a_pattern_forbids_it(root: byte
     os.symlink(b"real", os.path.join(root, b"link"))
     catalogued = [b"a/b/1.mp3", b"link/d/3.mp3", b"no/c/2.mp3"]
     wanted = Wanted(lambda _path: True, lambda path: path != b"no")
-    assert {each.path for each in standing(root, catalogued, wanted)} == {b"", b"a", b"a/b"}
+    assert {each.path for each in standing(root, [catalogued], wanted)} == {b"", b"a", b"a/b"}
 
 
 def test_a_directory_is_known_to_be_odd_by_the_names_that_are_known_in_it(root: bytes) -> None:
     make(root, b"a/\xff.mp3", b"a/b.mp3", b"\xfe/c.mp3", b"d/e.mp3")
     catalogued = [b"a/b.mp3", b"a/\xff.mp3", b"d/e.mp3", b"\xfe/c.mp3"]
-    odd = {each.path: each.is_odd for each in standing(root, catalogued, EVERYTHING)}
+    odd = {each.path: each.is_odd for each in standing(root, [catalogued], EVERYTHING)}
     assert odd == {b"": True, b"a": True, b"d": False, b"\xfe": True}
 
 
@@ -622,12 +622,12 @@ def test_what_must_not_be_read_does_not_stand(root: bytes, monkeypatch: pytest.M
     """It could not be watched either, and not everywhere does anything tell that."""
     make(root, b"a/1.mp3", b"a/b/2.mp3", b"c/3.mp3")
     monkeypatch.setattr(os, "access", lambda path, _mode, *, effective_ids: path != os.path.join(root, b"a"))
-    found = standing(root, [b"a/1.mp3", b"a/b/2.mp3", b"c/3.mp3"], EVERYTHING)
+    found = standing(root, [[b"a/1.mp3", b"a/b/2.mp3", b"c/3.mp3"]], EVERYTHING)
     assert {each.path for each in found} == {b"", b"c"}
 
 
 def test_nothing_stands_where_the_root_is_gone(root: bytes) -> None:
-    assert list(standing(os.path.join(root, b"away"), [b"a/b.mp3"], EVERYTHING)) == []
+    assert list(standing(os.path.join(root, b"away"), [[b"a/b.mp3"]], EVERYTHING)) == []
 
 
 def test_a_directory_of_more_files_than_a_run_is_walked_whole(root: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
