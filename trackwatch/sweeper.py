@@ -195,6 +195,7 @@ class Sweeper:
             state.blind = set(state.odd)
             while True:
                 self._asked[state.root.id] = trio.Event()
+                state.listed = len(state.mtimes)  # also what was found since the last sweep
                 state.is_sweeping = True
                 try:
                     await self._sweep_root(state, reader, in_haste=is_asked)
