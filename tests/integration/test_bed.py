@@ -540,8 +540,13 @@ def test_a_proxy_that_refuses_ends_connections_and_takes_none_until_it_lets_pass
 
 
 def test_a_proxy_in_front_of_nobody_takes_nobody(line: Line) -> None:
-    with Proxy(free_ports().amqp) as proxy, socket.create_connection(("127.0.0.1", proxy.port), 10) as client:
-        assert has_ended(client)
+    with Proxy(free_ports().amqp) as proxy:
+        try:
+            client = socket.create_connection(("127.0.0.1", proxy.port), 10)
+        except ConnectionResetError:
+            return  # it has ended before we knew that it had begun
+        with client:
+            assert has_ended(client)
 
 
 def test_what_a_stalled_proxy_keeps_arrives_when_it_lets_pass(line: Line) -> None:
