@@ -1,9 +1,9 @@
 """When and what to sweep, the directories to watch, and the state of each root.
 
 A root is swept at the start, after every doubt, and from time to time; a subtree when a hint names its directory; one
-directory alone when its modification time has changed, or when it cannot be watched. Before a sweep all its directories
-are watched, so that what happens during it is not missed. What sweeps find goes back as hints: all at once for a
-subtree, through a bounded lane for a root.
+directory alone when its modification time has changed, or when it cannot be watched. What is known is watched before it
+is swept; what is met unwatched is watched then and compared again: so nothing that happens meanwhile is missed. What
+sweeps find goes back as hints: all at once for a subtree, through a bounded lane for a root.
 """
 
 import math
